@@ -1,0 +1,255 @@
+//! Docker on this machine, as a place to load images into.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{DockerConfig, Error, Sink};
+
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+const PIPE: usize = 1 << 20;
+
+/// Where Docker's API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerEngine {
+    /// On a socket.
+    Unix(PathBuf),
+    /// On a port, without TLS.
+    Tcp(String),
+}
+
+/// An image on its way into Docker.
+#[derive(Debug)]
+pub struct Loading(JoinHandle<Result<Vec<String>, Error>>);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl DockerEngine {
+    /// What the docker command would use: `DOCKER_HOST`, the current context, the default socket.
+    pub fn locate() -> Result<Self, Error> {
+        if let Some(host) = std::env::var("DOCKER_HOST")
+            .ok()
+            .filter(|host| !host.is_empty())
+        {
+            return Self::parse(&host);
+        }
+        if let Some(directory) = DockerConfig::default_dir()
+            && let Some(host) = context_host(&directory)
+        {
+            return Self::parse(&host);
+        }
+        Ok(Self::Unix(DEFAULT_SOCKET.into()))
+    }
+
+    /// Reads `unix:///path` or `tcp://host:port`.
+    pub fn parse(host: &str) -> Result<Self, Error> {
+        match host.split_once("://") {
+            Some(("unix", path)) => Ok(Self::Unix(path.into())),
+            Some(("tcp" | "http", address)) => Ok(Self::Tcp(address.to_owned())),
+            _ => Err(Error::Docker {
+                address: host.to_owned(),
+                reason: "only unix:// and tcp:// addresses can be loaded into".to_owned(),
+            }),
+        }
+    }
+
+    fn failed(&self, reason: impl Into<String>) -> Error {
+        Error::Docker {
+            address: self.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    async fn dial(&self) -> Result<Box<dyn Stream>, Error> {
+        let stream: std::io::Result<Box<dyn Stream>> = match self {
+            Self::Unix(path) => match UnixStream::connect(path).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(error),
+            },
+            Self::Tcp(address) => match TcpStream::connect(address).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(error),
+            },
+        };
+        stream.map_err(|error| self.failed(format!("no Docker answers there: {error}")))
+    }
+
+    /// The version of Docker's engine; fails where none answers.
+    pub async fn ping(&self) -> Result<String, Error> {
+        let body = http_body_util::Empty::<Bytes>::new();
+        let request = http::Request::get("/version")
+            .header("host", "docker")
+            .body(body);
+        let request = request.map_err(|error| self.failed(error.to_string()))?;
+        let answer = self.send(request).await?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        Ok(answer["Version"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Begins to load: what is written to the sink must be an archive of `docker save` or an OCI
+    /// layout. Fails at once where no Docker answers.
+    pub async fn load(&self) -> Result<(Sink, Loading), Error> {
+        self.ping().await?;
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Frame<Bytes>>>(4);
+        tokio::spawn(async move {
+            let mut theirs = theirs;
+            loop {
+                let mut piece = bytes::BytesMut::with_capacity(256 << 10);
+                let sent = match theirs.read_buf(&mut piece).await {
+                    Ok(0) => return,
+                    Ok(_) => sender.send(Ok(Frame::data(piece.freeze()))).await,
+                    Err(error) => sender.send(Err(error)).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        let request = http::Request::post("/images/load?quiet=1")
+            .header("host", "docker")
+            .header("content-type", "application/x-tar")
+            .body(StreamBody::new(ReceiverStream::new(receiver)));
+        let request = request.map_err(|error| self.failed(error.to_string()))?;
+        let engine = self.clone();
+        let work = tokio::spawn(async move { engine.loaded(&engine.send(request).await?) });
+        Ok((Box::pin(ours), Loading(work)))
+    }
+
+    async fn send<B>(&self, request: http::Request<B>) -> Result<Bytes, Error>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let failed = |error: hyper::Error| self.failed(error.to_string());
+        let io = TokioIo::new(self.dial().await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .map_err(failed)?;
+        let exchange = async {
+            let answer = sender.send_request(request).await.map_err(failed)?;
+            let status = answer.status();
+            let body = answer
+                .into_body()
+                .collect()
+                .await
+                .map_err(failed)?
+                .to_bytes();
+            if status.is_success() {
+                return Ok(body);
+            }
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let message = json["message"].as_str().unwrap_or("no reason given");
+            Err(self.failed(format!("{status}: {message}")))
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            answer = &mut exchange => answer,
+            ended = &mut connection => match ended {
+                Ok(()) => exchange.await,
+                Err(error) => Err(failed(error)),
+            },
+        }
+    }
+
+    /// Docker answers with success and tells failures in the stream.
+    fn loaded(&self, answer: &[u8]) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        for line in serde_json::Deserializer::from_slice(answer).into_iter::<serde_json::Value>() {
+            let Ok(line) = line else { break };
+            if let Some(error) = line["error"].as_str() {
+                return Err(self.failed(error));
+            }
+            let text = line["stream"].as_str().unwrap_or_default().trim();
+            if let Some((_, name)) = text.split_once(": ") {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl Loading {
+    /// Waits until Docker has the image; the names that it tells.
+    pub async fn finish(self) -> Result<Vec<String>, Error> {
+        self.0.await.unwrap_or(Err(Error::SessionEnded))
+    }
+}
+
+impl std::fmt::Display for DockerEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// The host of the current context of the docker command.
+fn context_host(directory: &Path) -> Option<String> {
+    let json = |path: PathBuf| {
+        serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).ok()?).ok()
+    };
+    let name = match std::env::var("DOCKER_CONTEXT") {
+        Ok(name) if !name.is_empty() => name,
+        _ => json(directory.join("config.json"))?["currentContext"]
+            .as_str()?
+            .to_owned(),
+    };
+    if name == "default" {
+        return None;
+    }
+    let id = kiln_oci::Digest::of(name.as_bytes()).hex();
+    let meta = json(directory.join("contexts/meta").join(id).join("meta.json"))?;
+    let host = meta["Endpoints"]["docker"]["Host"].as_str()?;
+    Some(host.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_name_their_hosts() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        std::fs::write(at.join("config.json"), r#"{"currentContext": "mine"}"#).unwrap();
+        assert_eq!(context_host(at), None);
+        let meta = at
+            .join("contexts/meta")
+            .join(kiln_oci::Digest::of(b"mine").hex());
+        std::fs::create_dir_all(&meta).unwrap();
+        let json = r#"{"Name": "mine", "Endpoints": {"docker": {"Host": "unix:///x.sock"}}}"#;
+        std::fs::write(meta.join("meta.json"), json).unwrap();
+        assert_eq!(context_host(at).as_deref(), Some("unix:///x.sock"));
+    }
+
+    #[test]
+    fn answers_of_a_load_are_read() {
+        let engine = DockerEngine::Unix("/x".into());
+        let answer =
+            b"{\"stream\":\"Loaded image: a:latest\\n\"}\n{\"stream\":\"Loaded image: b:1\\n\"}";
+        assert_eq!(engine.loaded(answer).unwrap(), ["a:latest", "b:1"]);
+        let failure = b"{\"errorDetail\":{\"message\":\"no\"},\"error\":\"no\"}";
+        let error = engine.loaded(failure).unwrap_err();
+        assert_eq!(error.to_string(), "docker at unix:///x: no");
+    }
+
+    #[tokio::test]
+    async fn a_missing_docker_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = DockerEngine::Unix(directory.path().join("no.sock"));
+        let error = engine.load().await.map(drop).unwrap_err();
+        assert!(error.to_string().contains("no Docker answers"), "{error}");
+        assert!(DockerEngine::parse("ssh://host").is_err());
+    }
+}

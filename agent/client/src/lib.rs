@@ -1,0 +1,37 @@
+//! Typed client of a daemon's API; serves the session.
+//!
+//! A module per service of Kiln's own API (`Client::cache()` and so on), beside BuildKit's calls.
+//! Thin and fast: one connection, no task that outlives its call, progress handed on as it comes. What
+//! speaks BuildKit's API is a daemon: `kilnd` or a real `buildkitd`.
+
+pub mod build;
+mod builds;
+mod cache;
+mod call;
+mod client;
+mod connect;
+pub mod docker;
+mod error;
+mod excerpt;
+pub mod host;
+mod images;
+pub mod login;
+mod machine;
+mod session;
+
+pub use builds::{BuildsClient, Cause, Difference, ExplainResponse, Explanation, Project};
+pub use cache::CacheClient;
+pub use client::{Client, SolveOptions, Solved};
+pub use connect::Address;
+pub use error::Error;
+pub use excerpt::excerpt;
+pub use host::HostClient;
+pub use images::{BlobProgress, Image, ImagesClient, wire_credential};
+pub use kiln_errdefs::Detail;
+pub use kiln_ids::BuildRef;
+/// Messages of `kiln.agent.v1`.
+pub use kiln_proto::agent;
+pub use machine::{Activity, MachineClient, MachineInfo};
+pub use session::{
+    Attachments, Credential, CredentialSource, DockerConfig, Output, Secret, Session, Sink, Upload,
+};

@@ -1,0 +1,183 @@
+//! The machine that the daemon runs on, for `kiln.agent.v1`.
+
+mod shell;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use kiln_agent_api::{
+    Activity, Machine, MachineInfo, Place, ShellCommand, ShellInput, ShellOutput,
+};
+use kiln_engine::Engine;
+use kiln_errdefs::{Kind, SharedError, WithDetail};
+use kiln_gc::Collector;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::connections::Connections;
+
+/// What a daemon knows of the machine before it is composed.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) place: Place,
+    pub(crate) warnings: Arc<Mutex<Vec<String>>>,
+    pub(crate) connections: Connections,
+    /// Cancelled when somebody asks for the end.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Surroundings {
+    pub(crate) fn new(place: Place) -> Self {
+        Self {
+            place,
+            warnings: Arc::default(),
+            connections: Connections::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// This machine.
+pub(crate) struct ThisMachine {
+    pub(crate) surroundings: Surroundings,
+    pub(crate) root: PathBuf,
+    pub(crate) engine: Engine,
+    pub(crate) collector: Arc<Collector>,
+    pub(crate) started: SystemTime,
+}
+
+impl std::fmt::Debug for ThisMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThisMachine")
+            .field("surroundings", &self.surroundings)
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed(doing: &str, error: impl std::fmt::Display) -> SharedError {
+    WithDetail::message(Kind::Internal, format!("{doing}: {error}")).shared()
+}
+
+impl ThisMachine {
+    fn guest_only(&self, what: &str) -> Result<(), SharedError> {
+        if self.surroundings.place == Place::Guest {
+            return Ok(());
+        }
+        let text =
+            format!("{what}: this daemon is a process of its host, which keeps that to itself");
+        Err(WithDetail::message(Kind::Config, text).shared())
+    }
+}
+
+#[async_trait::async_trait]
+impl Machine for ThisMachine {
+    async fn info(&self) -> Result<MachineInfo, SharedError> {
+        let disk = rustix::fs::statvfs(&self.root).map_err(|error| failed("disk", error))?;
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let records = self
+            .collector
+            .disk_usage(&kiln_gc::Filters::default(), Duration::ZERO)
+            .await
+            .map_err(|error| Arc::new(error) as SharedError)?;
+        let idle = records.iter().filter(|record| !record.in_use);
+        let warnings = self.surroundings.warnings.lock().clone();
+        Ok(MachineInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            place: self.surroundings.place,
+            cpus: std::thread::available_parallelism().map_or(1, |all| all.get() as u32),
+            memory_total: meminfo(&memory, "MemTotal"),
+            memory_available: meminfo(&memory, "MemAvailable"),
+            disk_total: disk.f_blocks * disk.f_frsize,
+            disk_used: disk.f_blocks.saturating_sub(disk.f_bfree) * disk.f_frsize,
+            disk_reclaimable: idle.map(|record| record.size).sum(),
+            started: self.started,
+            warnings,
+        })
+    }
+
+    async fn set_clock(&self, now: SystemTime) -> Result<(), SharedError> {
+        self.guest_only("setting the clock")?;
+        crate::init::set_clock(now).map_err(|error| failed("setting the clock", error))
+    }
+
+    async fn trim(&self) -> Result<u64, SharedError> {
+        let root = self.root.clone();
+        tokio::task::spawn_blocking(move || kiln_sys::trim::trim(std::fs::File::open(root)?))
+            .await
+            .map_err(|error| failed("trimming the disk", error))?
+            .map_err(|error| match error.raw_os_error() {
+                // ENOTTY, EOPNOTSUPP: this file system, or what is under it, has nothing to give back.
+                Some(25 | 95) => {
+                    WithDetail::message(Kind::Config, "trimming the disk: it doesn't support that")
+                        .shared()
+                }
+                _ => failed("trimming the disk", error),
+            })
+    }
+
+    async fn grow_disk(&self) -> Result<u64, SharedError> {
+        self.guest_only("growing the disk")?;
+        tokio::task::spawn_blocking(crate::init::grow_disk)
+            .await
+            .map_err(|error| failed("growing the disk", error))?
+            .map_err(|error| failed("growing the disk", format!("{error:#}")))
+    }
+
+    async fn shut_down(&self) -> Result<(), SharedError> {
+        self.guest_only("powering off")?;
+        tracing::info!("the host asks for the end");
+        self.surroundings.stop.cancel();
+        Ok(())
+    }
+
+    fn activity(&self) -> BoxStream<'static, Activity> {
+        let mut builds = self.engine.watch_active();
+        let mut connections = self.surroundings.connections.watch();
+        let first = Activity {
+            builds: *builds.borrow_and_update() as u32,
+            connections: *connections.borrow_and_update(),
+        };
+        let later = futures::stream::unfold(
+            (builds, connections),
+            |(mut builds, mut connections)| async move {
+                let changed = tokio::select! {
+                    changed = builds.changed() => changed,
+                    changed = connections.changed() => changed,
+                };
+                changed.ok()?;
+                let now = Activity {
+                    builds: *builds.borrow_and_update() as u32,
+                    connections: *connections.borrow_and_update(),
+                };
+                Some((now, (builds, connections)))
+            },
+        );
+        futures::stream::iter([first]).chain(later).boxed()
+    }
+
+    async fn shell(
+        &self,
+        command: ShellCommand,
+        input: BoxStream<'static, ShellInput>,
+    ) -> Result<BoxStream<'static, ShellOutput>, SharedError> {
+        self.guest_only("running a command")?;
+        shell::run(&command, input)
+            .map_err(|error| failed("running a command", format!("{error:#}")))
+    }
+}
+
+/// Bytes of a line of `/proc/meminfo`.
+fn meminfo(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}

@@ -1,0 +1,230 @@
+//! The cache: records, the plan of a clean-up, policies, cache mounts.
+
+use futures::StreamExt as _;
+use kiln_proto::agent;
+use kiln_proto::agent::cache_client::CacheClient;
+use kiln_proto::moby::buildkit::v1 as control;
+
+use tonic::transport::Channel;
+
+use crate::view::{
+    CacheMount, CacheRecord, FileEntry, GcRun, Plan, PlannedRemoval, Policy, millis,
+};
+use crate::{Controller, Failure};
+
+fn record(wire: control::UsageRecord) -> CacheRecord {
+    CacheRecord {
+        id: wire.id,
+        description: wire.description,
+        r#type: if wire.record_type.is_empty() {
+            "regular".into()
+        } else {
+            wire.record_type
+        },
+        project: String::new(),
+        bytes: wire.size,
+        created: wire.created_at.map(|at| millis(at.seconds, at.nanos)),
+        last_used: wire.last_used_at.map(|at| millis(at.seconds, at.nanos)),
+        usage_count: wire.usage_count,
+        in_use: wire.in_use,
+        shared: wire.shared,
+        mutable: wire.mutable,
+        parents: wire.parents,
+    }
+}
+
+fn run(wire: agent::Run) -> GcRun {
+    GcRun {
+        id: wire.id,
+        trigger: wire.trigger,
+        started: wire.started.map_or(0, |at| millis(at.seconds, at.nanos)),
+        finished: wire.finished.map(|at| millis(at.seconds, at.nanos)),
+        records: wire.records,
+        bytes: wire.bytes,
+    }
+}
+
+fn policy_wire(policy: Policy) -> agent::Policy {
+    agent::Policy {
+        all: policy.all,
+        filters: policy.filters,
+        keep_duration_seconds: policy.keep_duration_seconds,
+        reserved_space: policy.reserved_space,
+        max_used_space: policy.max_used_space,
+        min_free_space: policy.min_free_space,
+    }
+}
+
+impl Controller {
+    async fn cache_calls(&self) -> Result<CacheClient<Channel>, Failure> {
+        let channel = self.engine().await?.channel();
+        Ok(CacheClient::new(channel).max_decoding_message_size(64 << 20))
+    }
+
+    /// Everything that the cache holds.
+    pub async fn cache_records(&self) -> Result<Vec<CacheRecord>, Failure> {
+        let records = self.engine().await?.disk_usage(Vec::new()).await?;
+        Ok(records.into_iter().map(record).collect())
+    }
+
+    /// What would go so that at most `keep_bytes` stay. Touches nothing.
+    pub async fn plan_cleanup(&self, keep_bytes: i64) -> Result<Plan, Failure> {
+        // Zero would mean "no limit".
+        let policy = agent::Policy {
+            all: true,
+            max_used_space: keep_bytes.max(1),
+            ..Default::default()
+        };
+        let request = agent::PlanRequest {
+            policies: vec![policy],
+            by_cost: true,
+        };
+        let plan = self.cache_calls().await?.plan(request).await?.into_inner();
+        Ok(Plan {
+            id: plan.id,
+            removals: plan
+                .removals
+                .into_iter()
+                .map(|removal| PlannedRemoval {
+                    id: removal.id,
+                    description: removal.description,
+                    bytes: removal.bytes,
+                    rebuild_milliseconds: removal.rebuild_milliseconds,
+                    reason: removal.reason,
+                    record_type: removal.record_type,
+                    last_used: removal.last_used.map(|at| millis(at.seconds, at.nanos)),
+                })
+                .collect(),
+            bytes: plan.bytes,
+            rebuild_milliseconds: plan.rebuild_milliseconds,
+            bytes_before: plan.bytes_before,
+        })
+    }
+
+    /// Does what the plan said.
+    pub async fn run_cleanup(&self, plan_id: String) -> Result<GcRun, Failure> {
+        let request = agent::ExecuteRequest { plan_id };
+        let mut events = self
+            .cache_calls()
+            .await?
+            .execute(request)
+            .await?
+            .into_inner();
+        while let Some(event) = events.next().await {
+            if let Some(agent::execute_response::Event::Finished(finished)) = event?.event {
+                return Ok(run(finished));
+            }
+        }
+        Err(Failure::unavailable(
+            "The engine ended before the clean-up did.",
+        ))
+    }
+
+    /// Runs of the past, newest first.
+    pub async fn gc_runs(&self) -> Result<Vec<GcRun>, Failure> {
+        let request = agent::ListRunsRequest { limit: 50 };
+        let runs = self
+            .cache_calls()
+            .await?
+            .list_runs(request)
+            .await?
+            .into_inner()
+            .runs;
+        Ok(runs.into_iter().map(run).collect())
+    }
+
+    /// The policies in force.
+    pub async fn gc_policies(&self) -> Result<Vec<Policy>, Failure> {
+        let request = agent::GetPoliciesRequest {};
+        let policies = self
+            .cache_calls()
+            .await?
+            .get_policies(request)
+            .await?
+            .into_inner()
+            .policies;
+        Ok(policies
+            .into_iter()
+            .map(|policy| Policy {
+                all: policy.all,
+                filters: policy.filters,
+                keep_duration_seconds: policy.keep_duration_seconds,
+                reserved_space: policy.reserved_space,
+                max_used_space: policy.max_used_space,
+                min_free_space: policy.min_free_space,
+            })
+            .collect())
+    }
+
+    /// Others in their place; none: the defaults.
+    pub async fn save_gc_policies(&self, policies: Vec<Policy>) -> Result<(), Failure> {
+        let request = agent::SetPoliciesRequest {
+            policies: policies.into_iter().map(policy_wire).collect(),
+        };
+        self.cache_calls().await?.set_policies(request).await?;
+        Ok(())
+    }
+
+    /// All cache mounts.
+    pub async fn cache_mounts(&self) -> Result<Vec<CacheMount>, Failure> {
+        let request = agent::ListMountsRequest {};
+        let mounts = self
+            .cache_calls()
+            .await?
+            .list_mounts(request)
+            .await?
+            .into_inner()
+            .mounts;
+        Ok(mounts
+            .into_iter()
+            .map(|mount| CacheMount {
+                record_id: mount.record_id,
+                mount_id: mount.mount_id,
+                sharing: mount.sharing,
+                bytes: mount.bytes,
+                created: mount.created.map(|at| millis(at.seconds, at.nanos)),
+                last_used: mount.last_used.map(|at| millis(at.seconds, at.nanos)),
+                last_build_ref: mount.last_build_ref,
+                in_use: mount.in_use,
+            })
+            .collect())
+    }
+
+    /// One directory of a mount.
+    pub async fn browse_mount(
+        &self,
+        record_id: String,
+        path: String,
+    ) -> Result<Vec<FileEntry>, Failure> {
+        let request = agent::BrowseMountRequest { record_id, path };
+        let entries = self
+            .cache_calls()
+            .await?
+            .browse_mount(request)
+            .await?
+            .into_inner()
+            .entries;
+        Ok(entries
+            .into_iter()
+            .map(|entry| FileEntry {
+                name: entry.name,
+                kind: entry.kind,
+                bytes: entry.bytes,
+                modified: entry.modified.map(|at| millis(at.seconds, at.nanos)),
+                link_target: entry.link_target,
+            })
+            .collect())
+    }
+
+    /// Removes a mount's files; the bytes that it freed.
+    pub async fn clear_mount(&self, record_id: String) -> Result<i64, Failure> {
+        let request = agent::ClearMountRequest { record_id };
+        Ok(self
+            .cache_calls()
+            .await?
+            .clear_mount(request)
+            .await?
+            .into_inner()
+            .freed_bytes)
+    }
+}

@@ -1,0 +1,508 @@
+//! The one task that follows the machine and the engine, and the state that it leaves for others.
+//!
+//! ```text
+//!   ┌─ connect to kiln-vmd ◄───────────── 1 s ──┐
+//!   └─► status … status … status ── ended ──────┘
+//!          │ running                 │ not running
+//!          ▼                         ▼
+//!       history of the engine     what was known stays
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use kiln_client::{Address, Client, HostClient};
+use kiln_config::HostPaths;
+use kiln_proto::moby::buildkit::v1 as control;
+use tokio::sync::{broadcast, watch};
+
+use crate::progress::{Counts, Following};
+use crate::projects::Notes;
+use crate::settings::{self, AppSettings};
+use crate::view::{BuildSummary, BuildsChange, MachineStatus};
+use crate::{Failure, builds, machine};
+
+/// Changes that a slow listener may be behind; one that is more so starts anew.
+const BEHIND: usize = 1024;
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The connection that lasts, and what is heard through it.
+struct Engine {
+    client: Client,
+    history: BoxStream<'static, Result<control::BuildHistoryEvent, kiln_client::Error>>,
+    progress: Following,
+}
+
+enum Event {
+    History(Box<control::BuildHistoryEvent>),
+    Counts(String, Counts),
+}
+
+/// What the window and the tray talk to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    paths: HostPaths,
+    notes: Notes,
+    machine: watch::Sender<MachineStatus>,
+    builds: broadcast::Sender<BuildsChange>,
+    known: Mutex<BTreeMap<String, BuildSummary>>,
+    settings: watch::Sender<AppSettings>,
+    counter: std::sync::atomic::AtomicU64,
+}
+
+impl Controller {
+    /// For the user's own directories.
+    pub fn new(paths: HostPaths) -> Self {
+        let settings = AppSettings::load(&paths.config.join("desktop.json"));
+        let shared = Shared {
+            machine: watch::Sender::new(machine::unreachable("Asking the machine’s owner…".into())),
+            builds: broadcast::Sender::new(BEHIND),
+            known: Mutex::default(),
+            settings: watch::Sender::new(settings),
+            counter: std::sync::atomic::AtomicU64::new(0),
+            notes: Notes::new(&paths),
+            paths,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// For the user that this process runs as.
+    pub fn of_user() -> Result<Self, Failure> {
+        let uid = rustix::process::getuid().as_raw();
+        let paths = HostPaths::of_user(uid).map_err(|error| Failure::internal(&error))?;
+        Ok(Self::new(paths))
+    }
+
+    /// Follows machine, engine and the settings file until it is dropped.
+    pub async fn run(&self) {
+        tokio::join!(self.follow_always(), self.reload_always());
+    }
+
+    /// Takes up what somebody writes into the settings file.
+    async fn reload_always(&self) {
+        let file = self.settings_file();
+        // Nothing happens to the file when the watcher is dropped.
+        let (_watcher, mut changes) = match settings::changes(&file) {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::warn!(%error, "changes of the settings file aren't seen");
+                return;
+            }
+        };
+        while changes.recv().await.is_some() {
+            match AppSettings::read(&file) {
+                Ok(read) => self.change_settings(read),
+                Err(error) => tracing::warn!(%error, "the settings stay as they are"),
+            }
+        }
+    }
+
+    fn change_settings(&self, next: AppSettings) {
+        self.shared.settings.send_if_modified(|current| {
+            let differs = *current != next;
+            if differs {
+                *current = next;
+            }
+            differs
+        });
+    }
+
+    async fn follow_always(&self) {
+        loop {
+            let reason = match self.follow().await {
+                Ok(()) => "Kiln’s background process has ended; it is started again.".to_owned(),
+                Err(failure) => failure.message,
+            };
+            self.shared
+                .machine
+                .send_replace(machine::unreachable(reason));
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Until the owner of the machine ends.
+    async fn follow(&self) -> Result<(), Failure> {
+        let host = HostClient::connect_or_start(&self.shared.paths).await?;
+        let mut status = host.watch_status().await?;
+        let mut settings = self.shared.settings.subscribe();
+        let mut builder = settings.borrow_and_update().builder.clone();
+        let mut engine: Option<Engine> = None;
+        loop {
+            if engine.is_none() && self.may_look() {
+                // A machine that runs may still not accept; the next status or second is another chance.
+                engine = self.look().await.ok();
+            }
+            let retry = engine.is_none() && self.may_look();
+            tokio::select! {
+                next = status.next() => match next {
+                    Some(next) => {
+                        let next = machine::status(next?);
+                        if next.state != "running" && builder.is_empty() {
+                            engine = None;
+                        }
+                        self.shared.machine.send_replace(next);
+                    }
+                    None => return Ok(()),
+                },
+                event = next_event(&mut engine) => match event {
+                    Some(Event::History(event)) => {
+                        if let (Some(reference), Some(engine)) = (self.take(*event), &mut engine) {
+                            engine.progress.follow(&engine.client, reference);
+                        }
+                    }
+                    Some(Event::Counts(reference, counts)) => self.count(&reference, counts),
+                    None => engine = None,
+                },
+                // Another builder may be in use now.
+                changed = settings.changed() => {
+                    let now = settings.borrow_and_update().builder.clone();
+                    if changed.is_ok() && now != builder {
+                        builder = now;
+                        engine = None;
+                    }
+                }
+                () = tokio::time::sleep(AGAIN), if retry => {}
+            }
+        }
+    }
+
+    /// Whether to connect to the engine without being asked: never to wake the machine.
+    fn may_look(&self) -> bool {
+        !self.shared.settings.borrow().builder.is_empty()
+            || self.shared.machine.borrow().state == "running"
+    }
+
+    async fn look(&self) -> Result<Engine, Failure> {
+        let client = self.engine().await?;
+        // What was and what is first, so that the list is whole when it appears.
+        let mut past = client
+            .history(control::BuildHistoryRequest {
+                early_exit: true,
+                ..Default::default()
+            })
+            .await?;
+        let mut all = BTreeMap::new();
+        while let Some(event) = past.next().await {
+            if let Some(record) = event?.record {
+                all.insert(record.r#ref.clone(), self.known_summary(&record));
+            }
+        }
+        let history = client
+            .history(control::BuildHistoryRequest::default())
+            .await?
+            .boxed();
+        let mut progress = Following::default();
+        for running in all.values().filter(|build| build.status == "running") {
+            progress.follow(&client, running.r#ref.clone());
+        }
+        let changed = all.values().cloned().collect();
+        *self.known() = all;
+        let change = BuildsChange {
+            reset: true,
+            changed,
+            removed: Vec::new(),
+        };
+        // Nobody listening is fine.
+        drop(self.shared.builds.send(change));
+        Ok(Engine {
+            client,
+            history,
+            progress,
+        })
+    }
+
+    /// Takes up an event; the reference of a build that has begun.
+    fn take(&self, event: control::BuildHistoryEvent) -> Option<String> {
+        let deleted = event.r#type() == control::BuildHistoryEventType::Deleted;
+        let record = event.record?;
+        let mut change = BuildsChange::default();
+        let mut begun = None;
+        if deleted {
+            self.known().remove(&record.r#ref);
+            self.shared.notes.forget(&record.r#ref);
+            change.removed.push(record.r#ref);
+        } else {
+            let summary = self.known_summary(&record);
+            let before = self.known().insert(summary.r#ref.clone(), summary.clone());
+            if before.as_ref() == Some(&summary) {
+                return None;
+            }
+            if summary.status == "running" && before.is_none() {
+                begun = Some(summary.r#ref.clone());
+            }
+            change.changed.push(summary);
+        }
+        drop(self.shared.builds.send(change));
+        begun
+    }
+
+    /// Takes up how far a running build is.
+    fn count(&self, reference: &str, counts: Counts) {
+        let changed = {
+            let mut known = self.known();
+            match known.get_mut(reference) {
+                Some(build) if build.status == "running" => {
+                    counts.put_into(build).then(|| build.clone())
+                }
+                _ => None,
+            }
+        };
+        if let Some(build) = changed {
+            drop(self.shared.builds.send(BuildsChange {
+                changed: vec![build],
+                ..BuildsChange::default()
+            }));
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, BuildSummary>> {
+        self.shared
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The machine, now and whenever it changes.
+    pub fn watch_machine(&self) -> watch::Receiver<MachineStatus> {
+        self.shared.machine.subscribe()
+    }
+
+    /// The machine as it was last heard of.
+    pub fn machine(&self) -> MachineStatus {
+        self.shared.machine.borrow().clone()
+    }
+
+    /// Changes of the list from now on.
+    pub fn builds(&self) -> broadcast::Receiver<BuildsChange> {
+        self.shared.builds.subscribe()
+    }
+
+    /// All builds that are known, newest first.
+    pub fn known_builds(&self) -> Vec<BuildSummary> {
+        let mut all: Vec<BuildSummary> = self.known().values().cloned().collect();
+        all.sort_by_key(|build| std::cmp::Reverse(build.created));
+        all
+    }
+
+    /// The app's settings, now and whenever they change.
+    pub fn watch_settings(&self) -> watch::Receiver<AppSettings> {
+        self.shared.settings.subscribe()
+    }
+
+    /// The app's settings.
+    pub fn settings(&self) -> AppSettings {
+        self.shared.settings.borrow().clone()
+    }
+
+    /// Keeps what the window's form holds; the builders have a screen of their own and stay as they are.
+    pub fn save_settings(&self, settings: AppSettings) -> Result<(), Failure> {
+        let known = self.settings();
+        self.keep_settings(AppSettings {
+            schema: known.schema,
+            builders: known.builders,
+            builder: known.builder,
+            ..settings
+        })
+    }
+
+    pub(crate) fn keep_settings(&self, settings: AppSettings) -> Result<(), Failure> {
+        settings.save(&self.settings_file())?;
+        self.change_settings(settings);
+        Ok(())
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.shared.paths.config.join("desktop.json")
+    }
+
+    /// The owner of the machine, started where it doesn't run.
+    pub(crate) async fn host(&self) -> Result<HostClient, Failure> {
+        Ok(HostClient::connect_or_start(&self.shared.paths).await?)
+    }
+
+    /// The engine in use. Connecting to the machine's socket wakes it; being connected to this one, which serves
+    /// BuildKit's API as well, doesn't keep it from stopping when it is idle.
+    pub(crate) async fn engine(&self) -> Result<Client, Failure> {
+        let settings = self.settings();
+        let address = match settings
+            .builders
+            .iter()
+            .find(|(name, _)| *name == settings.builder)
+        {
+            Some((_, address)) => address.parse::<Address>()?,
+            None => Address::Unix(self.shared.paths.agent_socket()),
+        };
+        Ok(Client::connect(&address).await?)
+    }
+
+    /// What the record tells, and what the client noted.
+    pub(crate) fn known_summary(&self, record: &control::BuildHistoryRecord) -> BuildSummary {
+        let mut summary = builds::summary(record);
+        self.shared.notes.place(&mut summary);
+        summary
+    }
+
+    /// Folders of builds.
+    pub(crate) fn notes(&self) -> &Notes {
+        &self.shared.notes
+    }
+
+    /// A reference for a build of the app: 25 characters, as clients make them.
+    pub(crate) fn new_reference(&self) -> String {
+        use std::hash::{BuildHasher as _, RandomState};
+        let count = self
+            .shared
+            .counter
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let word = || RandomState::new().hash_one(count);
+        let text = format!("k{:016x}{:016x}", word(), word());
+        text[..25].to_owned()
+    }
+}
+
+async fn next_event(engine: &mut Option<Engine>) -> Option<Event> {
+    let Some(engine) = engine else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        event = engine.history.next() => event.and_then(Result::ok).map(Box::new).map(Event::History),
+        (reference, counts) = engine.progress.next() => Some(Event::Counts(reference, counts)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn controller() -> (tempfile::TempDir, Controller) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let paths = HostPaths {
+            runtime: at("r"),
+            state: at("s"),
+            config: at("c"),
+        };
+        (directory, Controller::new(paths))
+    }
+
+    fn event(
+        kind: control::BuildHistoryEventType,
+        reference: &str,
+        cached: i32,
+    ) -> control::BuildHistoryEvent {
+        let record = control::BuildHistoryRecord {
+            r#ref: reference.into(),
+            num_cached_steps: cached,
+            ..Default::default()
+        };
+        control::BuildHistoryEvent {
+            r#type: kind as i32,
+            record: Some(record),
+        }
+    }
+
+    #[test]
+    fn events_change_the_list_once_each() {
+        use control::BuildHistoryEventType::{Complete, Deleted, Started};
+        let (_directory, controller) = controller();
+        let mut changes = controller.builds();
+        assert_eq!(
+            controller.take(event(Started, "a", 0)).as_deref(),
+            Some("a")
+        );
+        assert_eq!(controller.take(event(Started, "a", 0)), None);
+        controller.take(event(Complete, "a", 3));
+        controller.take(event(Deleted, "a", 0));
+        let seen: Vec<(usize, usize)> = std::iter::from_fn(|| changes.try_recv().ok())
+            .map(|c| (c.changed.len(), c.removed.len()))
+            .collect();
+        assert_eq!(seen, [(1, 0), (1, 0), (0, 1)]);
+        assert!(controller.known_builds().is_empty());
+    }
+
+    #[test]
+    fn a_stopped_machine_is_not_woken_to_look_at_it() {
+        let (_directory, controller) = controller();
+        assert!(!controller.may_look());
+        let mut status = controller.machine();
+        status.state = "running".into();
+        controller.shared.machine.send_replace(status);
+        assert!(controller.may_look());
+    }
+
+    #[test]
+    fn builders_are_kept_with_the_settings() {
+        let (_directory, controller) = controller();
+        controller.add_builder("ci", "tcp://h:1").unwrap();
+        assert_eq!(
+            controller.add_builder("ci", "tcp://h:2").unwrap_err().kind,
+            "user"
+        );
+        assert_eq!(
+            controller.add_builder("x", "ssh://h").unwrap_err().kind,
+            "user"
+        );
+        controller.use_builder("ci").unwrap();
+        let again = Controller::new(controller.shared.paths.clone());
+        assert_eq!(again.settings().builder, "ci");
+        again.remove_builder("ci").unwrap();
+        assert_eq!(again.settings(), AppSettings::default());
+    }
+
+    #[test]
+    fn references_differ() {
+        let (_directory, controller) = controller();
+        let (a, b) = (controller.new_reference(), controller.new_reference());
+        assert_eq!(a.len(), 25);
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn the_windows_form_leaves_the_builders_alone() {
+        let (_directory, controller) = controller();
+        let form = controller.settings();
+        controller.add_builder("ci", "tcp://h:1").unwrap();
+        controller
+            .save_settings(AppSettings {
+                theme: "dark".into(),
+                ..form
+            })
+            .unwrap();
+        assert_eq!(controller.settings().theme, "dark");
+        assert_eq!(controller.settings().builders.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_edit_of_the_file_is_taken_up_and_a_broken_one_is_not() {
+        let (directory, controller) = controller();
+        let file = directory.path().join("c/desktop.json");
+        std::fs::create_dir(directory.path().join("c")).unwrap();
+        let mut settings = controller.watch_settings();
+        let edit = async {
+            // Written again and again, since nobody says when the watch has begun.
+            loop {
+                std::fs::write(&file, "{").unwrap();
+                std::fs::write(file.with_extension("x"), r#"{"theme":"dark"}"#).unwrap();
+                std::fs::rename(file.with_extension("x"), &file).unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            changed = settings.changed() => changed.unwrap(),
+            () = controller.reload_always() => unreachable!("it lasts"),
+            () = edit => unreachable!(),
+        }
+        assert_eq!(controller.settings().theme, "dark");
+    }
+}

@@ -1,0 +1,268 @@
+//! Named images.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use kiln_client::{Credential, CredentialSource, DockerConfig};
+use kiln_proto::agent;
+use kiln_proto::agent::images_client::ImagesClient;
+use kiln_proto::agent::transfer_progress::Event;
+use tonic::transport::Channel;
+
+use crate::view::{
+    Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, Transfer, TransferBlob, millis,
+};
+use crate::{Controller, Failure};
+
+fn image(wire: agent::Image) -> Image {
+    Image {
+        digest: wire.digest,
+        id: wire.id,
+        names: wire.names,
+        platforms: wire.platforms,
+        created: wire.created.map(|at| millis(at.seconds, at.nanos)),
+        bytes: wire.bytes,
+        shared_bytes: wire.shared_bytes,
+        build_ref: wire.build_ref,
+    }
+}
+
+fn detail(wire: agent::InspectImageResponse) -> ImageDetail {
+    // Layers and history's entries that made one come in the same order.
+    let commands: Vec<&str> = wire
+        .history
+        .iter()
+        .filter(|entry| !entry.empty_layer)
+        .map(|entry| entry.created_by.as_str())
+        .collect();
+    let layers = wire
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(index, layer)| ImageLayer {
+            digest: layer.digest.clone(),
+            media_type: layer.media_type.clone(),
+            bytes: layer.bytes,
+            command: commands
+                .get(index)
+                .map(|text| (*text).to_owned())
+                .unwrap_or_default(),
+        })
+        .collect();
+    let config = serde_json::from_slice::<serde_json::Value>(&wire.config)
+        .and_then(|json| serde_json::to_string_pretty(&json))
+        .unwrap_or_else(|_| String::from_utf8_lossy(&wire.config).into_owned());
+    ImageDetail {
+        layers,
+        config,
+        image: wire.image.map(image).unwrap_or_default(),
+        history: wire
+            .history
+            .into_iter()
+            .map(|entry| ImageHistory {
+                command: entry.created_by,
+                created: entry.created.map(|at| millis(at.seconds, at.nanos)),
+                bytes: entry.bytes,
+                empty: entry.empty_layer,
+            })
+            .collect(),
+        attestations: wire
+            .attestations
+            .into_iter()
+            .map(|a| ImageAttestation {
+                r#type: a.predicate_type,
+                digest: a.digest,
+                platform: a.platform,
+            })
+            .collect(),
+    }
+}
+
+/// The login for a name's registry, from Docker's configuration and its helpers.
+async fn credential(name: &str) -> Option<agent::RegistryCredential> {
+    let host = match name.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "registry-1.docker.io",
+    };
+    let config = DockerConfig::load(&DockerConfig::default_dir()?).ok()?;
+    let Credential { username, secret } = config.credentials(host).await.ok()??;
+    Some(agent::RegistryCredential {
+        token: username.is_empty(),
+        username,
+        secret,
+    })
+}
+
+/// Hands on progress until the transfer ends.
+async fn follow(
+    mut events: tonic::Streaming<agent::TransferProgress>,
+    mut each: impl FnMut(Transfer),
+) -> Result<(), Failure> {
+    let mut blobs: BTreeMap<String, TransferBlob> = BTreeMap::new();
+    let mut finished = String::new();
+    while let Some(event) = events.next().await {
+        match event?.event {
+            Some(Event::Blob(blob)) => {
+                let view = TransferBlob {
+                    digest: blob.digest.clone(),
+                    status: blob.status,
+                    current: blob.current,
+                    total: blob.total,
+                    description: blob.description,
+                };
+                blobs.insert(blob.digest, view);
+            }
+            Some(Event::Finished(digest)) => finished = digest,
+            None => {}
+        }
+        each(Transfer {
+            blobs: blobs.values().cloned().collect(),
+            finished: finished.clone(),
+        });
+    }
+    Ok(())
+}
+
+impl Controller {
+    async fn image_calls(&self) -> Result<ImagesClient<Channel>, Failure> {
+        Ok(ImagesClient::new(self.engine().await?.channel()).max_decoding_message_size(64 << 20))
+    }
+
+    /// All images.
+    pub async fn images(&self) -> Result<Vec<Image>, Failure> {
+        let request = agent::ListImagesRequest::default();
+        let images = self
+            .image_calls()
+            .await?
+            .list_images(request)
+            .await?
+            .into_inner()
+            .images;
+        Ok(images.into_iter().map(image).collect())
+    }
+
+    /// One in full.
+    pub async fn inspect_image(&self, name: String) -> Result<ImageDetail, Failure> {
+        let request = agent::InspectImageRequest {
+            name,
+            ..Default::default()
+        };
+        Ok(detail(
+            self.image_calls()
+                .await?
+                .inspect_image(request)
+                .await?
+                .into_inner(),
+        ))
+    }
+
+    /// From its registry.
+    pub async fn pull_image(
+        &self,
+        name: String,
+        each: impl FnMut(Transfer),
+    ) -> Result<(), Failure> {
+        let request = agent::PullImageRequest {
+            credential: credential(&name).await,
+            name,
+            ..Default::default()
+        };
+        follow(
+            self.image_calls()
+                .await?
+                .pull_image(request)
+                .await?
+                .into_inner(),
+            each,
+        )
+        .await
+    }
+
+    /// To its registry.
+    pub async fn push_image(
+        &self,
+        name: String,
+        each: impl FnMut(Transfer),
+    ) -> Result<(), Failure> {
+        let request = agent::PushImageRequest {
+            credential: credential(&name).await,
+            name,
+        };
+        follow(
+            self.image_calls()
+                .await?
+                .push_image(request)
+                .await?
+                .into_inner(),
+            each,
+        )
+        .await
+    }
+
+    /// Another name.
+    pub async fn tag_image(&self, source: String, target: String) -> Result<(), Failure> {
+        self.image_calls()
+            .await?
+            .tag_image(agent::TagImageRequest { source, target })
+            .await?;
+        Ok(())
+    }
+
+    /// Removes names; the bytes that it freed.
+    pub async fn remove_images(&self, names: Vec<String>) -> Result<i64, Failure> {
+        let answer = self
+            .image_calls()
+            .await?
+            .remove_images(agent::RemoveImagesRequest { names })
+            .await?
+            .into_inner();
+        match answer.failures.into_iter().next() {
+            Some(failure) => Err(Failure::user(
+                format!("{} stays: {}", failure.name, failure.reason),
+                "",
+            )),
+            None => Ok(answer.freed_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_get_the_commands_that_made_them() {
+        let entry = |created_by: &str, empty_layer| agent::HistoryEntry {
+            created_by: created_by.into(),
+            empty_layer,
+            ..Default::default()
+        };
+        let wire = agent::InspectImageResponse {
+            layers: vec![
+                agent::Layer {
+                    bytes: 1,
+                    ..Default::default()
+                },
+                agent::Layer {
+                    bytes: 2,
+                    ..Default::default()
+                },
+            ],
+            history: vec![
+                entry("ADD a", false),
+                entry("ENV b", true),
+                entry("RUN c", false),
+            ],
+            config: br#"{"os":"linux"}"#.to_vec().into(),
+            ..Default::default()
+        };
+        let view = detail(wire);
+        let made: Vec<(&str, i64)> = view
+            .layers
+            .iter()
+            .map(|layer| (layer.command.as_str(), layer.bytes))
+            .collect();
+        assert_eq!(made, [("ADD a", 1), ("RUN c", 2)]);
+        assert!(view.config.contains('\n'));
+    }
+}

@@ -1,0 +1,36 @@
+//! What the desktop app does, without a window.
+//!
+//! ```text
+//!  kiln-vmd ──status──┐
+//!                     ├──► Controller ──► watch, broadcast ──► window, tray
+//!  engine ──history───┘        ▲
+//!                              └── calls of the window: one method each
+//! ```
+//! One task ([`Controller::run`]) owns the connections that last; calls of the window borrow them.
+//!
+//! Invariants: nothing here knows of Tauri; the machine is never woken to look at it: the engine is
+//! connected to only while the machine runs, or for a call that people made.
+
+pub mod autostart;
+mod build_calls;
+mod builders;
+mod builds;
+mod cache;
+mod controller;
+mod failure;
+mod folder;
+mod images;
+mod machine;
+mod notices;
+mod progress;
+mod projects;
+mod provenance;
+mod registries;
+mod settings;
+pub mod tray;
+pub mod view;
+
+pub use controller::Controller;
+pub use failure::Failure;
+pub use notices::{Notice, Notices};
+pub use settings::{AppSettings, SCHEMA};

@@ -1,0 +1,62 @@
+//! Docker on this machine: images loaded into a real one, and a builder for its command.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+use kiln_harness::{Bed, Buildx, Context, Engine, KilndOptions, Run, Stage};
+
+use super::run;
+
+pub(super) fn installs_a_builder(stage: &mut Stage<'_>) -> Result<()> {
+    let directory = stage.path("buildx");
+    fs::create_dir_all(&directory)?;
+    let current = r#"{"Key":"k","Name":"mine","Global":false}"#;
+    fs::write(directory.join("current"), current)?;
+    let mut install = stage.kiln(&["context", "install"])?;
+    run(install.env("BUILDX_CONFIG", &directory))?.succeeds()?;
+    ensure!(fs::read_to_string(directory.join("current"))? == current);
+    let mut inspect = stage.client.command(["inspect", "kiln"]);
+    let inspected = Run::of(inspect.env("BUILDX_CONFIG", &directory))?.succeeds()?;
+    let socket = stage.engine.socket().display().to_string();
+    inspected.says(&["remote", &socket, "running"])?;
+    Ok(())
+}
+
+/// What kilnd builds a real Docker runs; and what Docker's own BuildKit builds for us.
+pub(super) fn loads_into_docker(bed: &Bed) -> Result<()> {
+    bed.on_moby(Buildx::New, false, |stage| {
+        let Engine::Moby(moby) = &stage.engine else {
+            bail!("the real one");
+        };
+        let socket = moby.docker_socket().display().to_string();
+        let address = format!("unix://{socket}");
+        let docker = |arguments: &[&str]| {
+            let mut command = Command::new(bed.tools.docker());
+            Run::of(command.args(arguments).env("DOCKER_HOST", &address))?.succeeds()
+        };
+        let context = Context::new("FROM busybox\nRUN echo in-docker > /x\nENV A=b\n")?;
+        bed.on_kilnd(Buildx::New, KilndOptions::default(), |stage| {
+            let arguments = ["--load", "-t", "kiln/loaded:1", "-t", "kiln/loaded:2"];
+            let mut build = stage.kiln_build(&context, &arguments)?;
+            run(build.env("DOCKER_HOST", &address))?
+                .succeeds()?
+                .says(&["Docker has kiln/loaded:1"])?;
+            Ok(())
+        })?;
+        for name in ["kiln/loaded:1", "kiln/loaded:2"] {
+            let script = "echo $A-$(cat /x)";
+            let ran = docker(&["run", "--rm", "--network=none", name, "sh", "-c", script])?;
+            ensure!(ran.stdout == "b-in-docker\n", "{}", ran.transcript());
+        }
+        // Without a name it is there by its id.
+        let builder = format!("docker://{socket}");
+        let arguments = ["--builder", &builder, "-q"];
+        let built = run(&mut stage.kiln_build(&context, &arguments)?)?.succeeds()?;
+        let id = built.stdout.trim();
+        let ran = docker(&["run", "--rm", "--network=none", id, "cat", "/x"])?;
+        ensure!(ran.stdout == "in-docker\n", "{}", ran.transcript());
+        docker(&["image", "rm", "kiln/loaded:1", "kiln/loaded:2", id])?;
+        Ok(())
+    })
+}

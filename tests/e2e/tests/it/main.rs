@@ -1,0 +1,46 @@
+//! The scenarios of the first build: instructions, mounts, outputs, cache, errors, life cycle.
+
+use std::process::ExitCode;
+
+mod cache;
+mod cli;
+mod client;
+mod errors;
+mod exchange;
+mod files;
+mod golden;
+mod history;
+mod hostile;
+mod instructions;
+mod life;
+mod mounts;
+mod outputs;
+mod recorded;
+mod records;
+mod remembered;
+mod remote;
+mod vectors;
+
+fn main() -> ExitCode {
+    let all = [
+        instructions::ALL,
+        files::ALL,
+        mounts::ALL,
+        outputs::ALL,
+        recorded::ALL,
+        cache::ALL,
+        remote::ALL,
+        vectors::ALL,
+        records::ALL,
+        errors::ALL,
+        life::ALL,
+        client::ALL,
+        history::ALL,
+        remembered::ALL,
+        cli::ALL,
+        golden::ALL,
+        hostile::ALL,
+    ];
+    let on_bed = [exchange::ALL, cli::ON_BED].concat();
+    kiln_e2e::main(all.into_iter().flatten().copied(), &on_bed)
+}

@@ -1,0 +1,51 @@
+//! Starts daemons and servers on loopback and drives them with stock clients.
+//!
+//! ```text
+//!   Bed ── Registry (docker-registry, filled with busybox)   Web (files, slow files, git)   Tools
+//!    │
+//!   Stage ── one Engine (kilnd of its own, or the shared real BuildKit) ── one buildx version ── one directory
+//! ```
+//!
+//! A scenario is a function of a [`Stage`]. It runs unchanged on `kilnd` and on a real BuildKit, which proves
+//! that what it expects is what users of BuildKit know.
+//!
+//! Invariants: everything listens on loopback or on a socket in a temporary directory; what was started ends with
+//! its owner, also when a test panics; a wait is for a condition and has a deadline.
+
+mod archive;
+mod bed;
+mod buildx;
+mod context;
+mod disk;
+mod engine;
+mod git;
+mod keyring;
+mod kiln;
+mod kilnd;
+mod leftovers;
+mod lie;
+mod moby;
+mod registry;
+mod relay;
+mod run;
+mod service;
+mod wait;
+mod web;
+
+pub use archive::{Archive, Image, Layer};
+pub use bed::{Bed, Stage};
+pub use buildx::Client;
+pub use context::Context;
+pub use disk::Disk;
+pub use engine::Engine;
+pub use git::Repository;
+pub use keyring::Keyring;
+pub use kiln_test_tools::{Buildx, Tools, on_path};
+pub use kilnd::{Kilnd, KilndOptions};
+pub use leftovers::{mounts_under, processes_with_argument, processes_with_mounts_under};
+pub use moby::Moby;
+pub use registry::Registry;
+pub use run::{Run, Running};
+pub use service::Service;
+pub use wait::{until, within};
+pub use web::Web;

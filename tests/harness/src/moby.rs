@@ -1,0 +1,117 @@
+//! The real BuildKit, inside Debian's `dockerd`.
+//!
+//! Invariant: it has its own root, sockets and pid file, touches no firewall rule and makes no bridge, so that it
+//! runs beside anything else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kiln_test_tools::Tools;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::leftovers::unmount_under;
+use crate::registry::Registry;
+use crate::relay::Relay;
+use crate::service::Service;
+
+/// A running `dockerd`.
+#[derive(Debug)]
+pub struct Moby {
+    service: Option<Service>,
+    relay: Relay,
+    docker_socket: PathBuf,
+    directory: TempDir,
+}
+
+impl Moby {
+    /// Starts the daemon with `registry` as its mirror of Docker Hub.
+    pub fn start(tools: &Tools, registry: &Registry) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("moby-").tempdir()?;
+        let at = |name: &str| directory.path().join(name);
+        let config = json!({
+            "builder": { "Entitlements": { "security-insecure": true } },
+            "features": { "containerd-snapshotter": true },
+            "registry-mirrors": [format!("http://{}", registry.host())],
+        });
+        fs::write(at("daemon.json"), config.to_string())?;
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(
+            tools
+                .dockerd_path()
+                .into_iter()
+                .chain(std::env::split_paths(&inherited))
+                .chain(["/usr/sbin".into()]),
+        )?;
+        let docker_socket = at("docker.sock");
+        let mut command = Command::new(tools.dockerd());
+        command
+            .arg("--config-file")
+            .arg(at("daemon.json"))
+            .arg("--data-root")
+            .arg(at("data"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("dockerd.pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", docker_socket.display()))
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .env("PATH", path)
+            .current_dir(directory.path());
+        let mut service = Service::start("dockerd", &mut command, at("dockerd.log"))?;
+        service.wait_until("listening", Duration::from_mins(1), || {
+            fs::read_to_string(at("dockerd.log")).is_ok_and(|log| log.contains("API listen on"))
+        })?;
+        let relay = Relay::start(at("buildkit.sock"), docker_socket.clone())?;
+        Ok(Self {
+            service: Some(service),
+            relay,
+            docker_socket,
+            directory,
+        })
+    }
+
+    /// Whether the daemon still runs: some requests make it panic.
+    pub fn is_running(&mut self) -> bool {
+        self.service.as_mut().is_some_and(Service::is_running)
+    }
+
+    /// The socket that speaks BuildKit's API like a `buildkitd`.
+    pub fn socket(&self) -> &Path {
+        self.relay.socket()
+    }
+
+    /// The daemon's own socket.
+    pub fn docker_socket(&self) -> &Path {
+        &self.docker_socket
+    }
+
+    /// The daemon's process id.
+    pub fn id(&self) -> Option<u32> {
+        self.service.as_ref().map(Service::id)
+    }
+
+    /// The end of the daemon's log.
+    pub fn log_tail(&self) -> String {
+        self.service
+            .as_ref()
+            .map(Service::log_tail)
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Moby {
+    fn drop(&mut self) {
+        if let Some(service) = self.service.take() {
+            let stopped = service.stop().context("dockerd");
+            if let Err(error) = stopped {
+                eprintln!("{error:#}");
+            }
+        }
+        unmount_under(self.directory.path());
+    }
+}

@@ -1,0 +1,2 @@
+/** True in the build for browser tests. */
+declare const __MOCK__: boolean;

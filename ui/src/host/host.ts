@@ -1,0 +1,88 @@
+// The one door to everything outside of the window. `tauri.ts` opens it in the app, `mock.ts` in tests.
+import type * as t from "./types";
+
+export type Unsubscribe = () => void;
+
+export interface Host {
+  /** The time that the data is measured against. */
+  now(): number;
+
+  watchMachine(listener: (status: t.MachineStatus) => void): Unsubscribe;
+  startMachine(): Promise<void>;
+  stopMachine(force: boolean): Promise<void>;
+  restartMachine(): Promise<void>;
+  machineSettings(): Promise<t.MachineSettings>;
+  /** Names of the settings that wait for the next start. */
+  saveMachineSettings(settings: t.MachineSettings): Promise<string[]>;
+  console(): Promise<string>;
+  resetMachine(confirm: string): Promise<void>;
+
+  watchBuilds(listener: (change: t.BuildsChange) => void): Unsubscribe;
+  watchBuild(ref: string, listener: (update: t.BuildUpdate) => void): Unsubscribe;
+  buildDetail(ref: string): Promise<t.BuildDetail>;
+  explainBuild(ref: string): Promise<t.Explanation[]>;
+  cancelBuild(ref: string): Promise<void>;
+  pinBuild(ref: string, pinned: boolean): Promise<void>;
+  deleteBuilds(refs: string[]): Promise<void>;
+
+  inspectFolder(path: string): Promise<t.FolderInfo>;
+  /** The reference of the build that began. */
+  startBuild(request: t.BuildRequest): Promise<string>;
+
+  images(): Promise<t.Image[]>;
+  inspectImage(name: string): Promise<t.ImageDetail>;
+  pullImage(name: string, listener: (transfer: t.Transfer) => void): Promise<void>;
+  pushImage(name: string, listener: (transfer: t.Transfer) => void): Promise<void>;
+  tagImage(source: string, target: string): Promise<void>;
+  removeImages(names: string[]): Promise<number>;
+
+  cacheRecords(): Promise<t.CacheRecord[]>;
+  planCleanup(keepBytes: number): Promise<t.Plan>;
+  runCleanup(planId: string): Promise<t.GcRun>;
+  gcRuns(): Promise<t.GcRun[]>;
+  gcPolicies(): Promise<t.Policy[]>;
+  saveGcPolicies(policies: t.Policy[]): Promise<void>;
+  cacheMounts(): Promise<t.CacheMount[]>;
+  browseMount(recordId: string, path: string): Promise<t.FileEntry[]>;
+  clearMount(recordId: string): Promise<number>;
+
+  builders(): Promise<t.Builder[]>;
+  addBuilder(name: string, address: string): Promise<void>;
+  removeBuilder(name: string): Promise<void>;
+  useBuilder(name: string): Promise<void>;
+  testBuilder(address: string): Promise<t.TestStep[]>;
+  registries(): Promise<t.Registry[]>;
+  testRegistry(host: string): Promise<t.TestStep[]>;
+  /** Tested, then kept in the keyring by the credential helper. */
+  loginRegistry(host: string, username: string, secret: string): Promise<void>;
+  logoutRegistry(host: string): Promise<void>;
+  diagnose(): Promise<t.Check[]>;
+
+  /** Now and whenever somebody changes them, in the file too. */
+  watchSettings(listener: (settings: t.AppSettings) => void): Unsubscribe;
+  saveSettings(settings: t.AppSettings): Promise<void>;
+  /** A folder that the user picks or drops on the window. */
+  onFolderDropped(listener: (path: string) => void): Unsubscribe;
+  /** Something outside (tray, deep link) asks for a screen. */
+  onOpen(listener: (route: string) => void): Unsubscribe;
+}
+
+/** A failure as people read it, whatever threw it. */
+export function failure(error: unknown): t.HostFailure {
+  if (typeof error === "object" && error !== null && "kind" in error && "message" in error) {
+    const known = error as t.HostFailure;
+    return { kind: known.kind, message: known.message, hint: known.hint ?? "" };
+  }
+  return { kind: "internal", message: error instanceof Error ? error.message : String(error), hint: "" };
+}
+
+let current: Host | undefined;
+
+export function useHost(): Host {
+  if (!current) throw new Error("the host isn't set up");
+  return current;
+}
+
+export function setHost(host: Host): void {
+  current = host;
+}

@@ -1,0 +1,205 @@
+// The host of tests: recorded builds, and beside them a machine, images and a plan written by hand. It never
+// ships; `main.ts` takes it in mock mode alone.
+import cacheFile from "../../testdata/cache.json";
+import samples from "../../testdata/samples.json";
+import type { Host, Unsubscribe } from "./host";
+import { detail, moment, summary, update, type Recording } from "./recorded";
+import type * as t from "./types";
+
+const files = import.meta.glob<Recording>("../../testdata/builds/*.json", { eager: true, import: "default" });
+export const recordings: Recording[] = Object.values(files).sort((a, b) => Date.parse(a.record.StartedAt) - Date.parse(b.record.StartedAt));
+
+export interface MockOptions {
+  /** Builds repeat this often, further in the past each time. */
+  history?: number;
+  /** A recording that is shown at work, stopped after this share of its updates. */
+  live?: { name: string; share: number };
+  machine?: Partial<t.MachineStatus>;
+  /** Lists that stay empty, and calls that fail or never answer. */
+  empty?: boolean;
+  failing?: boolean;
+  pending?: boolean;
+  theme?: t.AppSettings["theme"];
+}
+
+const parseSize = (text: string): number => {
+  const match = /^([\d.]+)\s*([kMGT]?)B$/.exec(text);
+  return match ? Math.round(Number(match[1]) * { "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12 }[match[2] as ""]!) : 0;
+};
+
+const status = (): t.MachineStatus => structuredClone(samples.machine) as t.MachineStatus;
+
+/** Every call that was made, for tests. */
+export interface MockHost extends Host {
+  calls: { name: string; args: unknown[] }[];
+  emitBuilds(change: t.BuildsChange): void;
+}
+
+export function mockHost(options: MockOptions = {}): MockHost {
+  const newest = Math.max(...recordings.map((r) => Date.parse(r.record.CompletedAt)));
+  const now = newest + 4 * 60_000;
+  const calls: { name: string; args: unknown[] }[] = [];
+  const builds = new Map<string, { recording: Recording; summary: t.BuildSummary; shift: number; live: number | null }>();
+  const buildListeners = new Set<(change: t.BuildsChange) => void>();
+  const settings = { ...(samples.settings as t.AppSettings), theme: options.theme ?? "light" };
+  let machine: t.MachineStatus = { ...status(), ...options.machine };
+  const machineListeners = new Set<(s: t.MachineStatus) => void>();
+
+  if (!options.empty) {
+    for (let n = 0; n < (options.history ?? 1); n++) {
+      for (const recording of recordings) {
+        const shift = -n * 7.3 * 3_600_000;
+        const base = summary(recording);
+        const ref = n === 0 ? base.ref : `${base.ref.slice(0, 20)}${String(n).padStart(5, "0")}`;
+        builds.set(ref, { recording, shift, live: null, summary: { ...base, ref, created: base.created + shift, completed: (base.completed ?? 0) + shift } });
+      }
+    }
+    const live = recordings.find((r) => r.name === options.live?.name);
+    if (live && options.live) {
+      const updates = live.stream.map((u) => update(u));
+      const shown = Math.round(updates.length * options.live.share);
+      const last = Math.max(...updates.slice(0, shown).map(moment));
+      const shift = now - last - 120;
+      const base = summary(live);
+      const ref = `live${base.ref.slice(4)}`;
+      const done = new Set(updates.slice(0, shown).flatMap((u) => u.vertices.filter((v) => v.completed).map((v) => v.digest)));
+      builds.set(ref, {
+        recording: live, shift, live: shown,
+        summary: { ...base, ref, status: "running", completed: null, created: base.created + shift, completedSteps: done.size },
+      });
+      machine = { ...machine, runningBuilds: 1 };
+    }
+  } else machine = { ...machine, disk: machine.disk && { ...machine.disk, used: 120_000_000, reclaimable: 0 } };
+
+  const call = async <T>(name: string, args: unknown[], answer: () => T): Promise<T> => {
+    calls.push({ name, args });
+    if (options.pending) return new Promise<T>(() => {});
+    if (options.failing) throw { kind: "unavailable", message: "The engine doesn’t answer.", hint: "Start the machine, then try again." } satisfies t.HostFailure;
+    return answer();
+  };
+  const list = <T>(items: unknown): T[] => (options.empty ? [] : (structuredClone(items) as T[]));
+  const emitMachine = (): void => machineListeners.forEach((listener) => listener(machine));
+  const none = (): Unsubscribe => () => {};
+  const find = (ref: string) => {
+    const found = builds.get(ref);
+    if (!found) throw { kind: "user", message: "There is no such build.", hint: "It may have been deleted." } satisfies t.HostFailure;
+    return found;
+  };
+
+  return {
+    calls,
+    emitBuilds: (change) => buildListeners.forEach((listener) => listener(change)),
+    now: () => now,
+    watchMachine(listener) {
+      machineListeners.add(listener);
+      listener(machine);
+      return () => machineListeners.delete(listener);
+    },
+    startMachine: () => call("startMachine", [], () => { machine = { ...machine, state: "running" }; emitMachine(); }),
+    stopMachine: (force) => call("stopMachine", [force], () => { machine = { ...machine, state: "stopped", disk: null }; emitMachine(); }),
+    restartMachine: () => call("restartMachine", [], () => {}),
+    machineSettings: () => call("machineSettings", [], () => structuredClone(samples.machineSettings) as t.MachineSettings),
+    saveMachineSettings: (s) => call("saveMachineSettings", [s], () => ["cpus", "memory"]),
+    console: () => call("console", [], () => samples.console.join("\n")),
+    resetMachine: (confirm) => call("resetMachine", [confirm], () => {}),
+    watchBuilds(listener) {
+      buildListeners.add(listener);
+      if (!options.pending) listener({ reset: true, changed: [...builds.values()].map((b) => b.summary), removed: [] });
+      return () => buildListeners.delete(listener);
+    },
+    watchBuild(ref, listener) {
+      const { recording, shift, live } = find(ref);
+      const updates = recording.stream.slice(0, live ?? undefined).map((u) => update(u, shift));
+      updates.forEach(listener);
+      if (live === null) listener({ vertices: [], progress: [], logs: [], warnings: [], end: true });
+      return () => {};
+    },
+    buildDetail: (ref) => call("buildDetail", [ref], () => {
+      const found = find(ref);
+      return { ...detail(found.recording), summary: found.summary };
+    }),
+    explainBuild: (ref) => call("explainBuild", [ref], () => {
+      const found = find(ref);
+      const step = (part: string) => found.recording.stream.flatMap((u) => u.vertexes ?? []).find((v) => v.name.includes(part))?.digest ?? "";
+      return found.recording.name === "webshop-changed" ? samples.explanations.map((e) => ({ ...e, vertex: step(e.vertex) })) as t.Explanation[] : [];
+    }),
+    cancelBuild: (ref) => call("cancelBuild", [ref], () => {}),
+    pinBuild: (ref, pinned) => call("pinBuild", [ref, pinned], () => {
+      const found = find(ref);
+      found.summary = { ...found.summary, pinned };
+      buildListeners.forEach((l) => l({ reset: false, changed: [found.summary], removed: [] }));
+    }),
+    deleteBuilds: (refs) => call("deleteBuilds", [refs], () => {
+      refs.forEach((ref) => builds.delete(ref));
+      buildListeners.forEach((l) => l({ reset: false, changed: [], removed: refs }));
+    }),
+    inspectFolder: (path) => call("inspectFolder", [path], () => ({ ...(structuredClone(samples.folder) as t.FolderInfo), path })),
+    startBuild: (request) => call("startBuild", [request], () => [...builds.keys()].at(-1) ?? ""),
+    images: () => call("images", [], () => list<t.Image>(samples.images)),
+    inspectImage: (name) => call("inspectImage", [name], () => {
+      const image = (samples.images as t.Image[]).find((i) => i.names.includes(name) || i.id === name);
+      return { ...(structuredClone(samples.imageDetail) as t.ImageDetail), ...(image ? { image } : {}) };
+    }),
+    pullImage: (name, listener) => call("pullImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),
+    pushImage: (name, listener) => call("pushImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),
+    tagImage: (source, target) => call("tagImage", [source, target], () => {}),
+    removeImages: (names) => call("removeImages", [names], () => 42_600_000),
+    cacheRecords: () => call("cacheRecords", [], () => list<t.CacheRecord>(records(now))),
+    planCleanup: (keep) => call("planCleanup", [keep], () => plan(records(now), keep)),
+    runCleanup: (id) => call("runCleanup", [id], () => ({ ...(samples.runs[0] as t.GcRun), id })),
+    gcRuns: () => call("gcRuns", [], () => list<t.GcRun>(samples.runs)),
+    gcPolicies: () => call("gcPolicies", [], () => structuredClone(samples.policies) as t.Policy[]),
+    saveGcPolicies: (policies) => call("saveGcPolicies", [policies], () => {}),
+    cacheMounts: () => call("cacheMounts", [], () => list<t.CacheMount>(samples.mounts)),
+    browseMount: (id, path) => call("browseMount", [id, path], () => structuredClone(samples.mountFiles) as t.FileEntry[]),
+    clearMount: (id) => call("clearMount", [id], () => 3_145_728),
+    builders: () => call("builders", [], () => structuredClone(samples.builders) as t.Builder[]),
+    addBuilder: (name, address) => call("addBuilder", [name, address], () => {}),
+    removeBuilder: (name) => call("removeBuilder", [name], () => {}),
+    useBuilder: (name) => call("useBuilder", [name], () => {}),
+    testBuilder: (address) => call("testBuilder", [address], () => structuredClone(samples.builderTest) as t.TestStep[]),
+    registries: () => call("registries", [], () => list<t.Registry>(samples.registries)),
+    testRegistry: (host) => call("testRegistry", [host], () => structuredClone(samples.registryTest) as t.TestStep[]),
+    loginRegistry: (host, username) => call("loginRegistry", [host, username], () => {}),
+    logoutRegistry: (host) => call("logoutRegistry", [host], () => {}),
+    diagnose: () => call("diagnose", [], () => structuredClone(samples.checks) as t.Check[]),
+    watchSettings: (listener) => {
+      listener({ ...settings });
+      return () => {};
+    },
+    saveSettings: (s) => call("saveSettings", [s], () => void Object.assign(settings, s)),
+    onFolderDropped: none,
+    onOpen: none,
+  };
+}
+
+function records(now: number): t.CacheRecord[] {
+  const unit: Record<string, number> = { second: 1e3, minute: 6e4, hour: 36e5 };
+  return (cacheFile as { ID: string; Description: string; Type: string; Size: string; CreatedAt: string; LastUsedAt?: string; UsageCount: number; Shared: boolean; Mutable: boolean; Reclaimable: boolean; Parents: string[] | null }[])
+    .filter((r) => typeof r === "object")
+    .map((r) => {
+      const used = /(\d+) (second|minute|hour)/.exec(r.LastUsedAt ?? "");
+      return {
+        id: r.ID, description: r.Description, type: r.Type, project: "", bytes: parseSize(r.Size),
+        created: Date.parse(r.CreatedAt.replace(" +0000 UTC", "Z").replace(" ", "T")),
+        lastUsed: now - 4 * 60_000 - (used ? Number(used[1]) * (unit[used[2] ?? ""] ?? 1) : 0),
+        usageCount: r.UsageCount, inUse: !r.Reclaimable, shared: r.Shared, mutable: r.Mutable, parents: r.Parents ?? [],
+      };
+    });
+}
+
+function plan(all: t.CacheRecord[], keep: number): t.Plan {
+  const before = all.reduce((sum, r) => sum + r.bytes, 0);
+  let left = before;
+  const removals: t.PlannedRemoval[] = [];
+  for (const record of [...all].sort((a, b) => (a.lastUsed ?? 0) - (b.lastUsed ?? 0))) {
+    if (left <= keep) break;
+    if (record.inUse) continue;
+    left -= record.bytes;
+    removals.push({
+      id: record.id, description: record.description, bytes: record.bytes, rebuildMilliseconds: record.type === "regular" ? 420 : 0,
+      reason: "unused for the longest time", recordType: record.type, lastUsed: record.lastUsed,
+    });
+  }
+  return { id: "plan-1", removals, bytes: before - left, rebuildMilliseconds: removals.reduce((s, r) => s + r.rebuildMilliseconds, 0), bytesBefore: before };
+}

@@ -1,0 +1,86 @@
+// The host of the app: commands and events of the Tauri side. With `mock.ts` the only file that knows of it.
+import { Channel, invoke } from "@tauri-apps/api/core";
+import { listen } from "@tauri-apps/api/event";
+import type { Host, Unsubscribe } from "./host";
+import type * as t from "./types";
+
+function on<T>(event: string, listener: (payload: T) => void): Unsubscribe {
+  const stop = listen<T>(event, (message) => listener(message.payload));
+  return () => void stop.then((end) => end());
+}
+
+/** A channel that tells the other side when nobody listens any more. */
+function subscribe<T>(command: string, args: Record<string, unknown>, listener: (item: T) => void): Unsubscribe {
+  const channel = new Channel<T>();
+  let over = false;
+  channel.onmessage = (item) => {
+    if (!over) listener(item);
+  };
+  const id = invoke<number>(command, { ...args, channel });
+  return () => {
+    over = true;
+    void id.then((subscription) => invoke("unsubscribe", { subscription }));
+  };
+}
+
+function progress<T>(command: string, args: Record<string, unknown>, listener: (item: T) => void): Promise<void> {
+  const channel = new Channel<T>();
+  channel.onmessage = listener;
+  return invoke(command, { ...args, channel });
+}
+
+export function tauriHost(): Host {
+  return {
+    now: () => Date.now(),
+    watchMachine: (listener) => subscribe<t.MachineStatus>("watch_machine", {}, listener),
+    startMachine: () => invoke("start_machine"),
+    stopMachine: (force) => invoke("stop_machine", { force }),
+    restartMachine: () => invoke("restart_machine"),
+    machineSettings: () => invoke("machine_settings"),
+    saveMachineSettings: (settings) => invoke("save_machine_settings", { settings }),
+    console: () => invoke("console"),
+    resetMachine: (confirm) => invoke("reset_machine", { confirm }),
+    watchBuilds: (listener) => subscribe<t.BuildsChange>("watch_builds", {}, listener),
+    watchBuild: (reference, listener) => subscribe<t.BuildUpdate>("watch_build", { reference }, listener),
+    buildDetail: (reference) => invoke("build_detail", { reference }),
+    explainBuild: (reference) => invoke("explain_build", { reference }),
+    cancelBuild: (reference) => invoke("cancel_build", { reference }),
+    pinBuild: (reference, pinned) => invoke("pin_build", { reference, pinned }),
+    deleteBuilds: (references) => invoke("delete_builds", { references }),
+    inspectFolder: (path) => invoke("inspect_folder", { path }),
+    startBuild: (request) => invoke("start_build", { request }),
+    images: () => invoke("images"),
+    inspectImage: (name) => invoke("inspect_image", { name }),
+    pullImage: (name, listener) => progress("pull_image", { name }, listener),
+    pushImage: (name, listener) => progress("push_image", { name }, listener),
+    tagImage: (source, target) => invoke("tag_image", { source, target }),
+    removeImages: (names) => invoke("remove_images", { names }),
+    cacheRecords: () => invoke("cache_records"),
+    planCleanup: (keepBytes) => invoke("plan_cleanup", { keepBytes }),
+    runCleanup: (planId) => invoke("run_cleanup", { planId }),
+    gcRuns: () => invoke("gc_runs"),
+    gcPolicies: () => invoke("gc_policies"),
+    saveGcPolicies: (policies) => invoke("save_gc_policies", { policies }),
+    cacheMounts: () => invoke("cache_mounts"),
+    browseMount: (recordId, path) => invoke("browse_mount", { recordId, path }),
+    clearMount: (recordId) => invoke("clear_mount", { recordId }),
+    builders: () => invoke("builders"),
+    addBuilder: (name, address) => invoke("add_builder", { name, address }),
+    removeBuilder: (name) => invoke("remove_builder", { name }),
+    useBuilder: (name) => invoke("use_builder", { name }),
+    testBuilder: (address) => invoke("test_builder", { address }),
+    registries: () => invoke("registries"),
+    testRegistry: (host) => invoke("test_registry", { host }),
+    loginRegistry: (host, username, secret) => invoke("login_registry", { host, username, secret }),
+    logoutRegistry: (host) => invoke("logout_registry", { host }),
+    diagnose: () => invoke("diagnose"),
+    watchSettings: (listener) => subscribe<t.AppSettings>("watch_settings", {}, listener),
+    saveSettings: (settings) => invoke("save_settings", { settings }),
+    onFolderDropped: (listener) => on<string>("folder-dropped", listener),
+    onOpen: (listener) => {
+      // A link may have started the app: that was before anybody listened.
+      void invoke<string | null>("asked_route").then((route) => { if (route) listener(route); });
+      return on<string>("open-route", listener);
+    },
+  };
+}

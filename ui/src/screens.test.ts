@@ -1,0 +1,162 @@
+// What people do on the screens, and what reaches the host.
+import { screen, waitFor, within } from "@testing-library/svelte";
+import userEvent from "@testing-library/user-event";
+import { describe, expect, test, vi } from "vitest";
+import { accessible, open } from "../tests/render";
+import { recordings } from "./host/mock";
+
+// jsdom has no layout, so a windowed list would show nothing.
+vi.mock("virtua/svelte", async () => ({ VList: (await import("../tests/PlainList.svelte")).default }));
+
+const ref = (name: string): string => recordings.find((r) => r.name === name)!.record.Ref;
+// bits-ui closes the page to pointers while a dialog of the test before fades.
+const user = () => userEvent.setup({ pointerEventsCheck: 0 });
+
+describe("builds", () => {
+  test("lists history with status in words, and is accessible", async () => {
+    open("builds");
+    expect(await screen.findByText("63 builds".replace("63", "7"))).toBeVisible();
+    expect(screen.getAllByText("Failed").length).toBeGreaterThan(1);
+    await accessible();
+  });
+  test("is moved through by keys: filter, select, open", async () => {
+    open("builds");
+    await screen.findByText("7 builds");
+    const u = user();
+    await u.keyboard("/");
+    await u.keyboard("api");
+    expect(await screen.findByText("2 of 7 builds")).toBeVisible();
+    await u.keyboard("{Escape}j{Enter}");
+    expect(await screen.findByRole("heading", { level: 1, name: /Failed in .* at RUN sh/ })).toBeVisible();
+  });
+  test("an active build shows its step and is cancelled", async () => {
+    const host = open("builds", { live: { name: "webshop-first", share: 0.62 } });
+    const card = await screen.findByRole("article", { name: "webshop is building" });
+    expect(await within(card).findByText(/done · .* running/)).toBeVisible();
+    await user().click(within(card).getByRole("button", { name: "Cancel" }));
+    expect(host.calls.at(-1)?.name).toBe("cancelBuild");
+  });
+  test("teaches when there is nothing", async () => {
+    open("builds", { empty: true });
+    expect(await screen.findByText("No builds yet")).toBeVisible();
+    expect(screen.getByText(/docker buildx create --name kiln/)).toBeVisible();
+  });
+  test("a deleted build can be had back", async () => {
+    const host = open("builds");
+    await screen.findByText("7 builds");
+    const u = user();
+    await u.click(screen.getAllByRole("checkbox")[0]!);
+    await u.click(screen.getByRole("button", { name: "Delete 1 build" }));
+    expect(await screen.findByText("6 builds")).toBeVisible();
+    await u.click(screen.getByRole("button", { name: "Undo" }));
+    expect(await screen.findByText("7 builds")).toBeVisible();
+    expect(host.calls.some((c) => c.name === "deleteBuilds")).toBe(false);
+  });
+});
+
+describe("a build", () => {
+  test("that failed opens on the line, with the log's end", async () => {
+    open(`build/${ref("api-failed")}`);
+    expect(await screen.findByText("What the step printed last")).toBeVisible();
+    expect(screen.getByText("line 6")).toBeVisible();
+    expect(screen.getByText(/not found in this scope/)).toBeVisible();
+    await accessible();
+  });
+  test("says what to try when the message tells", async () => {
+    open(`build/${ref("webshop-syntax")}`);
+    expect(await screen.findByText("Did you mean CMD? Change the marked line.")).toBeVisible();
+  });
+  test("says why each step ran", async () => {
+    open(`build/${ref("webshop-changed")}?tab=steps`);
+    expect((await screen.findAllByText("ran: src/checkout.js changed")).length).toBeGreaterThan(0);
+  });
+  test("finds lines of its log", async () => {
+    open(`build/${ref("docs-export")}?tab=logs`);
+    await user().type(await screen.findByRole("textbox", { name: "Search logs" }), "link 1711 ");
+    expect(await screen.findByText("1 line matches")).toBeVisible();
+  });
+  test("is compared with another: steps and inputs that differ", async () => {
+    open(`compare/${ref("webshop-changed")}?with=${ref("webshop-cached")}`);
+    expect(await screen.findByText("registry.example.com/shop/webshop:2.3.1", { selector: "td" })).toBeVisible();
+    expect(screen.getAllByText("cached").length).toBeGreaterThan(5);
+    await accessible();
+  });
+  test("that is unknown says so", async () => {
+    open("build/nothing");
+    expect(await screen.findByText("There is no such build.")).toBeVisible();
+  });
+});
+
+test("a new build asks only what the Dockerfile uses, and shows its command", async () => {
+  const host = open("new?folder=/home/ada/src/webshop");
+  const u = user();
+  const env = await screen.findByLabelText("NODE_ENV");
+  await u.clear(env);
+  await u.type(env, "test");
+  expect(screen.getByText(/--build-arg NODE_ENV=test/)).toBeVisible();
+  await u.selectOptions(screen.getByLabelText("Dockerfile"), "deploy/Dockerfile.worker");
+  await u.click(screen.getByRole("button", { name: "Build" }));
+  expect(await screen.findByText(/Say where the secret “token” comes from/)).toBeVisible();
+  await u.type(screen.getByLabelText("File of token"), "/home/ada/token");
+  await u.click(screen.getByRole("button", { name: "Build" }));
+  await waitFor(() => expect(host.calls.find((c) => c.name === "startBuild")?.args[0]).toMatchObject({ dockerfile: "deploy/Dockerfile.worker", secrets: [{ id: "token", source: "file", value: "/home/ada/token" }] }));
+});
+
+test("images are removed after a preview of what is freed", async () => {
+  const host = open("images");
+  const u = user();
+  await u.click(await screen.findByRole("checkbox", { name: "Select registry.example.com/shop/api:dev" }));
+  await u.click(screen.getByRole("button", { name: "Remove…" }));
+  await u.click(await screen.findByRole("button", { name: "Remove, and free 125.6 MB" }));
+  await waitFor(() => expect(host.calls.find((c) => c.name === "removeImages")?.args).toEqual([["registry.example.com/shop/api:dev"]]));
+});
+
+test("space is freed by a plan that is shown first", async () => {
+  const host = open("cache?plan=1");
+  const button = await screen.findByRole("button", { name: /Free up \d/ });
+  expect(host.calls.some((c) => c.name === "runCleanup")).toBe(false);
+  await user().click(button);
+  expect(await screen.findByText(/^Freed /)).toBeVisible();
+});
+
+test("a reset wants its word", async () => {
+  const host = open("machine");
+  const u = user();
+  await u.click(await screen.findByRole("button", { name: "Reset…" }));
+  const go = await screen.findByRole("button", { name: "Delete everything in the machine" });
+  expect(go).toBeDisabled();
+  await u.type(screen.getByLabelText(/Type/), "reset");
+  await u.click(go);
+  await waitFor(() => expect(host.calls.find((c) => c.name === "resetMachine")?.args).toEqual(["reset"]));
+});
+
+test("a check is muted, and the badge follows", async () => {
+  const host = open("doctor");
+  expect(await screen.findByText("2 things to look at.")).toBeVisible();
+  await user().click(screen.getAllByRole("button", { name: "Mute" })[0]!);
+  expect(await screen.findByText("One thing to look at.")).toBeVisible();
+  expect(host.calls.at(-1)).toMatchObject({ name: "saveSettings", args: [{ mutedChecks: ["buildx-config"] }] });
+});
+
+test("the palette finds screens and projects", async () => {
+  open("builds");
+  const u = user();
+  await screen.findByText("7 builds");
+  await u.keyboard("{Control>}k{/Control}");
+  await u.type(await screen.findByRole("combobox", { name: "Find anything" }), "doct");
+  await u.keyboard("{Enter}");
+  expect(await screen.findByRole("heading", { level: 1, name: "Doctor" })).toBeVisible();
+});
+
+test.each(["images", "cache", "cache?tab=mounts", "cache?tab=policies", "machine", "machine?tab=resources", "builders", "registries", "doctor", "settings"])("%s is accessible, and says when the engine is away", async (route) => {
+  open(route);
+  await screen.findByRole("heading", { level: 1 });
+  await new Promise((done) => setTimeout(done));
+  await accessible();
+});
+
+test("a call that fails says what happened and what to do", async () => {
+  open("images", { failing: true });
+  expect(await screen.findByText("The engine doesn’t answer.")).toBeVisible();
+  expect(screen.getByText("Start the machine, then try again.")).toBeVisible();
+});

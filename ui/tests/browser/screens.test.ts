@@ -1,0 +1,78 @@
+// Every screen in both themes: drawn, free of axe's findings, and kept as a picture to look at.
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { MockOptions } from "../../src/host/mock";
+import { recordings } from "./recordings";
+import { bed, type Bed } from "./bed";
+
+// `KILN_PICTURES=1` renews those of the documentation.
+const kept = new URL(process.env.KILN_PICTURES ? "../../../docs/screenshots/" : "../../node_modules/.cache/screenshots/", import.meta.url);
+const pictures = fileURLToPath(kept);
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const ref = (name: string): string => recordings[name] ?? "";
+
+interface Screen { name: string; route: string; options?: MockOptions; click?: string; ready: string }
+
+const SCREENS: Screen[] = [
+  { name: "builds", route: "builds", options: { history: 9, live: { name: "webshop-first", share: 0.62 } }, ready: "text=Today" },
+  { name: "builds-empty", route: "builds", options: { empty: true }, ready: "text=No builds yet" },
+  { name: "build-error", route: `build/${ref("api-failed")}`, ready: "text=What the step printed last" },
+  { name: "build-steps", route: `build/${ref("webshop-changed")}?tab=steps`, ready: "text=ran: src/checkout.js changed" },
+  { name: "build-step", route: `build/${ref("webshop-first")}?tab=steps`, click: "button:has-text('for f in src/')", ready: "aside[aria-label=Step]" },
+  { name: "build-logs", route: `build/${ref("webshop-first")}?tab=logs`, ready: "[aria-label=Logs] .ansi-green" },
+  { name: "build-inputs", route: `build/${ref("webshop-first")}?tab=inputs`, ready: "text=Dependencies" },
+  { name: "build-outputs", route: `build/${ref("webshop-first")}?tab=outputs`, ready: "text=Results" },
+  { name: "compare", route: `compare/${ref("webshop-changed")}?with=${ref("webshop-cached")}`, ready: "text=Inputs that differ" },
+  { name: "new-build", route: "new?folder=/home/ada/src/webshop", ready: "text=The same as a command" },
+  { name: "images", route: "images?image=registry.example.com/shop/webshop:2.3.1", ready: "text=4 layers" },
+  { name: "cache", route: "cache", ready: "text=can go without" },
+  { name: "cache-plan", route: "cache?plan=1", ready: "text=would go" },
+  { name: "cache-mounts", route: "cache?tab=mounts", click: "button:has-text('Files')", ready: "text=express" },
+  { name: "cache-policies", route: "cache?tab=policies", ready: "text=may go" },
+  { name: "machine", route: "machine", ready: "text=Sockets" },
+  { name: "machine-resources", route: "machine?tab=resources", ready: "text=Stop when idle" },
+  { name: "machine-stopped", route: "machine", options: { machine: { state: "stopped", disk: null, bootMilliseconds: 0 } }, ready: "text=Stopped" },
+  { name: "builders", route: "builders", click: "button:has-text('Test')", ready: "text=List workers" },
+  { name: "registries", route: "registries", click: "li button:has-text('Test')", ready: "text=trusted" },
+  { name: "doctor", route: "doctor", ready: "text=things to look at" },
+  { name: "settings", route: "settings", ready: "text=Privacy" },
+  { name: "failing", route: "images", options: { failing: true }, ready: "text=Try again" },
+];
+
+let the: Bed;
+beforeAll(async () => {
+  mkdirSync(pictures, { recursive: true });
+  the = await bed();
+});
+afterAll(() => the.close());
+
+describe.each(["light", "dark"] as const)("%s", (theme) => {
+  test.each(SCREENS)("$name", async ({ name, route, options, click, ready }) => {
+    const page = await the.open(route, { ...options, theme });
+    if (click) await page.locator(click).first().click();
+    await page.waitForSelector(ready);
+    await page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
+    await page.evaluate(() => document.fonts.ready);
+    await page.screenshot({ path: `${pictures}${name}-${theme}.png` });
+    await page.evaluate(axe);
+    const found = await page.evaluate(async () => {
+      const result = await (globalThis as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }> } }).axe.run();
+      return result.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => `${n.html.slice(0, 160)} ${(n.failureSummary ?? "").slice(0, 200)}`).join("\n   ")}`);
+    });
+    expect(found, found.join("\n")).toEqual([]);
+    await page.context().close();
+  });
+});
+
+test.each(["builds", "cache", "images", "machine", "new?folder=/x", `build/${ref("webshop-first")}`])("%s fits a small window and twice the zoom", async (route) => {
+  for (const size of [{ width: 800, height: 600 }, { width: 640, height: 400 }]) {
+    const page = await the.open(route, { history: 3 }, size);
+    await page.waitForSelector("h1");
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    expect(overflow).toBeLessThanOrEqual(0);
+    if (size.width === 800) await page.screenshot({ path: `${pictures}small-${route.split(/[/?]/)[0]}.png` });
+    await page.context().close();
+  }
+});

@@ -1,0 +1,89 @@
+//! Runs cargo for the commands that build and test.
+//!
+//! Invariant: the daemon that scenarios and benchmarks use is the release build of this tree.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// The variable that tells the harness which daemon to start.
+pub(crate) const KILND: &str = "KILN_KILND";
+
+/// The one that tells it which `kiln`.
+const CLI: &str = "KILN_CLI";
+
+/// All tests: those of the crates, then the scenarios, then the crashes; with `slow` many more of these.
+pub(crate) fn test(slow: bool) -> Result<ExitCode> {
+    kiln_test_tools::install()?;
+    run(&["build", "-p", "kiln"], &[])?;
+    let cli = target().join("debug/kiln").display().to_string();
+    run(
+        &["test", "--workspace", "--exclude", "kiln-e2e"],
+        &[(CLI, &cli)],
+    )?;
+    let kilnd = release_daemon()?;
+    run(
+        &["test", "-p", "kiln-e2e", "--test", "it"],
+        &[(KILND, &kilnd), (CLI, &cli)],
+    )?;
+    let crash = ["test", "-p", "kiln-e2e", "--test", "crash"];
+    if slow {
+        let more = [
+            (KILND, kilnd.as_str()),
+            ("KILN_CRASH_POINTS", "1000"),
+            ("KILN_CRASH_CUTS", "240"),
+        ];
+        run(&crash, &more)?;
+        run(
+            &["run", "--release", "-p", "kiln-fuzz", "--", "all", "60"],
+            &[],
+        )?;
+        run(
+            &["test", "-p", "kiln-e2e", "--test", "slow"],
+            &[(KILND, &kilnd)],
+        )?;
+    } else {
+        run(&crash, &[(KILND, &kilnd)])?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The benchmarks; they write `docs/performance.md`.
+pub(crate) fn bench(arguments: &[&str]) -> Result<ExitCode> {
+    kiln_test_tools::install()?;
+    let kilnd = release_daemon()?;
+    let mut all = vec!["run", "--release", "-p", "kiln-benches", "--"];
+    all.extend(arguments);
+    run(&all, &[(KILND, &kilnd)])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon of this tree, for this machine.
+pub(crate) fn release_daemon() -> Result<String> {
+    run(&["build", "--release", "-p", "kilnd"], &[])?;
+    Ok(target().join("release/kilnd").display().to_string())
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace::root().join("target"), PathBuf::from)
+}
+
+/// Runs cargo; an error if it fails.
+pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(workspace::root())
+        .status()
+        .context("cargo doesn't start")?;
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(())
+}
