@@ -1,6 +1,6 @@
 //! Runs cargo for the commands that build and test.
 //!
-//! Invariant: the daemon that scenarios and benchmarks use is the release build of this tree.
+//! Invariant: the daemon that benchmarks use is the release build of this tree.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -11,45 +11,6 @@ use crate::workspace;
 
 /// The variable that tells the harness which daemon to start.
 pub(crate) const KILND: &str = "KILN_KILND";
-
-/// The one that tells it which `kiln`.
-const CLI: &str = "KILN_CLI";
-
-/// All tests: those of the crates, then the scenarios, then the crashes; with `slow` many more of these.
-pub(crate) fn test(slow: bool) -> Result<ExitCode> {
-    kiln_test_tools::install()?;
-    run(&["build", "-p", "kiln"], &[])?;
-    let cli = target().join("debug/kiln").display().to_string();
-    run(
-        &["test", "--workspace", "--exclude", "kiln-e2e"],
-        &[(CLI, &cli)],
-    )?;
-    let kilnd = release_daemon()?;
-    run(
-        &["test", "-p", "kiln-e2e", "--test", "it"],
-        &[(KILND, &kilnd), (CLI, &cli)],
-    )?;
-    let crash = ["test", "-p", "kiln-e2e", "--test", "crash"];
-    if slow {
-        let more = [
-            (KILND, kilnd.as_str()),
-            ("KILN_CRASH_POINTS", "1000"),
-            ("KILN_CRASH_CUTS", "240"),
-        ];
-        run(&crash, &more)?;
-        run(
-            &["run", "--release", "-p", "kiln-fuzz", "--", "all", "60"],
-            &[],
-        )?;
-        run(
-            &["test", "-p", "kiln-e2e", "--test", "slow"],
-            &[(KILND, &kilnd)],
-        )?;
-    } else {
-        run(&crash, &[(KILND, &kilnd)])?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
 
 /// The benchmarks; they write `docs/performance.md`.
 pub(crate) fn bench(arguments: &[&str]) -> Result<ExitCode> {

@@ -7,7 +7,7 @@
 //! | `guest [--update]`, `guest --kilnd FILE` | makes the guest image (`--update`: pins today's packages; `--kilnd`: with this static daemon) |
 //! | `demo` | the main job: two builds of the notes' Dockerfile on the engine itself (`demo native`), then a machine from nothing and two builds in it (`demo machine`) |
 //! | `deb [--debug]` | makes the Debian package, and says where it is (`--debug`: built for a test) |
-//! | `test` | all tests but the slow ones; `test --slow` runs those too |
+//! | `test [PART…] [--slow]` | all tests as CI runs them, or the parts that are named; `--slow`: ten times the crashes, and fuzzing |
 //! | `bench` | kilnd against a real BuildKit; writes `docs/performance.md` |
 //! | `tidy` | layers, house rules, licences; each finding with its file and line |
 //!
@@ -25,10 +25,11 @@ mod deny;
 mod finding;
 mod guest;
 mod layering;
+mod test;
 mod tidy;
 mod workspace;
 
-const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [--slow]|bench [ROW…]|kilnd|deb [--debug]|guest [--update|--kilnd FILE]|tidy";
+const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [PART…] [--slow]|bench [ROW…]|kilnd|deb [--debug]|guest [--update|--kilnd FILE]|tidy";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -63,8 +64,7 @@ fn run(arguments: &[&str]) -> Result<ExitCode> {
             eprintln!("{}", package.display());
             Ok(ExitCode::SUCCESS)
         }
-        ["test"] => cargo::test(false),
-        ["test", "--slow"] => cargo::test(true),
+        ["test", parts @ ..] => test::run(parts),
         ["bench", rows @ ..] => cargo::bench(rows),
         ["tidy"] => tidy_command(),
         _ => {

@@ -26,9 +26,10 @@ pub fn timestamp(at: SystemTime) -> Timestamp {
 }
 
 /// The update as messages to be sent in order: vertices first, since clients drop what refers to
-/// a vertex that they haven't heard of.
+/// a vertex that they haven't heard of. The end of a vertex comes with the last of its output: displays end a
+/// line there, in the middle of it or not.
 pub fn responses(update: Update) -> Vec<control::StatusResponse> {
-    let mut first = control::StatusResponse {
+    let mut message = control::StatusResponse {
         vertexes: update.vertices.into_iter().map(vertex).collect(),
         statuses: update.statuses.into_iter().map(status).collect(),
         warnings: update.warnings.into_iter().map(warning).collect(),
@@ -37,17 +38,35 @@ pub fn responses(update: Update) -> Vec<control::StatusResponse> {
     let mut all = Vec::new();
     let mut size = 0;
     for output in update.output {
-        size += output.bytes.len();
-        first.logs.push(log(&output));
         if size > RESPONSE_OUTPUT {
-            all.push(std::mem::take(&mut first));
+            all.push(std::mem::take(&mut message));
             size = 0;
         }
+        size += output.bytes.len();
+        message.logs.push(log(&output));
     }
-    if all.is_empty() || !first.logs.is_empty() {
-        all.push(first);
+    all.push(message);
+    if let [first, .., last] = all.as_mut_slice() {
+        last.vertexes = take_ends(&mut first.vertexes);
     }
     all
+}
+
+/// Makes running ones of the vertices that have ended, and returns them as they were.
+fn take_ends(vertices: &mut [control::Vertex]) -> Vec<control::Vertex> {
+    let mut ends = Vec::new();
+    for index in 0..vertices.len() {
+        let (one, later) = vertices[index..].split_at_mut(1);
+        let one = &mut one[0];
+        // A vertex may have been at work before; that end stays where it is.
+        let is_last = later.iter().all(|other| other.digest != one.digest);
+        if is_last && one.started.is_some() && one.completed.is_some() {
+            ends.push(one.clone());
+            one.completed = None;
+            one.error.clear();
+        }
+    }
+    ends
 }
 
 fn vertex(state: crate::VertexState) -> control::Vertex {

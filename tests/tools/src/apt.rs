@@ -161,7 +161,7 @@ pub(crate) fn machines_mirror() -> Result<String> {
 }
 
 /// Installs packages with the machine's own apt, those that aren't there yet.
-pub(crate) fn install_system(packages: &[&str]) -> Result<()> {
+pub fn install_system(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages
         .iter()
         .copied()

@@ -24,7 +24,7 @@ mod apt;
 mod install;
 mod rootfs;
 
-pub use apt::PrivateApt;
+pub use apt::{PrivateApt, install_system};
 pub use install::install;
 pub use rootfs::debian_rootfs;
 

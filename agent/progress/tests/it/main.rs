@@ -184,6 +184,37 @@ fn large_output_is_split_and_vertices_come_first() {
     assert_eq!(size, 100 * 32 * 1024);
 }
 
+#[test]
+fn the_end_of_a_vertex_comes_with_the_last_of_its_output() {
+    let hub = Hub::new();
+    hub.vertex(vertex("a", false));
+    for _ in 0..100 {
+        let piece = Bytes::from(vec![b'x'; 32 * 1024]);
+        hub.log(Digest::of("a"), Stream::Stdout, Audience::Everybody, piece);
+    }
+    let failed = VertexState {
+        error: "exit code: 7".into(),
+        ..vertex("a", true)
+    };
+    hub.vertex(failed);
+    let responses = wire::responses(hub.snapshot());
+    let states: Vec<Vec<(bool, &str)>> = responses
+        .iter()
+        .map(|response| {
+            let vertices = response.vertexes.iter();
+            vertices
+                .map(|one| (one.completed.is_some(), one.error.as_str()))
+                .collect()
+        })
+        .collect();
+    let (first, last) = (&states[0], states.last().unwrap());
+    assert_eq!(first, &[(false, "")]);
+    assert_eq!(last, &[(true, "exit code: 7")]);
+    let between = &states[1..states.len() - 1];
+    assert!(between.iter().all(Vec::is_empty), "{states:?}");
+    assert!(!responses.last().unwrap().logs.is_empty());
+}
+
 #[tokio::test]
 async fn a_vertex_that_works_again_keeps_the_end_of_its_time_before() {
     let hub = Hub::new();
