@@ -105,13 +105,13 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
         let Part {
             name, what, run, ..
         } = part;
-        println!(
+        eprintln!(
             "\n== {name}: {what} (after {} s)",
             begun.elapsed().as_secs()
         );
         run(&root, amount).with_context(|| format!("part {name}"))?;
     }
-    println!("\n== done (after {} s)", begun.elapsed().as_secs());
+    eprintln!("\n== done (after {} s)", begun.elapsed().as_secs());
     Ok(ExitCode::SUCCESS)
 }
 
