@@ -14,6 +14,8 @@ export interface MockOptions {
   history?: number;
   /** A recording that is shown at work, stopped after this share of its updates. */
   live?: { name: string; share: number };
+  /** The recording at work prints so many lines a second, for so long. */
+  flood?: { perSecond: number; seconds: number };
   machine?: Partial<t.MachineStatus>;
   /** Lists that stay empty, and calls that fail or never answer. */
   empty?: boolean;
@@ -112,6 +114,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
       const updates = recording.stream.slice(0, live ?? undefined).map((u) => update(u, shift));
       updates.forEach(listener);
       if (live === null) listener({ vertices: [], progress: [], logs: [], warnings: [], end: true });
+      else if (options.flood) return flood(updates.at(-1)?.vertices[0]?.digest ?? updates[0]?.vertices[0]?.digest ?? "", options.flood, listener);
       return () => {};
     },
     buildDetail: (ref) => call("buildDetail", [ref], () => {
@@ -171,6 +174,20 @@ export function mockHost(options: MockOptions = {}): MockHost {
     onFolderDropped: none,
     onOpen: none,
   };
+}
+
+/** Lines as a compiler prints them, in the bites that the app's channel brings. */
+function flood(vertex: string, { perSecond, seconds }: NonNullable<MockOptions["flood"]>, listener: (update: t.BuildUpdate) => void): Unsubscribe {
+  const begun = performance.now();
+  let sent = 0;
+  const timer = setInterval(() => {
+    const due = Math.min(Math.floor(((performance.now() - begun) * perSecond) / 1000), perSecond * seconds);
+    let text = "";
+    while (sent < due) text += `\u001b[32m[${++sent}]\u001b[0m compiling src/module-${sent % 997}.c into build/module-${sent % 997}.o\n`;
+    if (text) listener({ vertices: [], progress: [], logs: [{ vertex, stream: 1, text, time: Date.now() }], warnings: [], end: false });
+    if (sent >= perSecond * seconds) clearInterval(timer);
+  }, 50);
+  return () => clearInterval(timer);
 }
 
 function records(now: number): t.CacheRecord[] {
