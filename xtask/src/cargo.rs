@@ -1,13 +1,13 @@
 //! Runs cargo for the commands that build and test.
 //!
-//! Invariant: the daemon that benchmarks use is the release build of this tree.
+//! Invariant: the daemon that benchmarks use is the one of this tree that ships.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace;
+use crate::{guest, workspace};
 
 /// The variable that tells the harness which daemon to start.
 pub(crate) const KILND: &str = "KILN_KILND";
@@ -15,17 +15,11 @@ pub(crate) const KILND: &str = "KILN_KILND";
 /// The benchmarks; they write `docs/performance.md`.
 pub(crate) fn bench(arguments: &[&str]) -> Result<ExitCode> {
     kiln_test_tools::install()?;
-    let kilnd = release_daemon()?;
+    let kilnd = guest::kilnd(&workspace::root())?.display().to_string();
     let mut all = vec!["run", "--release", "-p", "kiln-benches", "--"];
     all.extend(arguments);
     run(&all, &[(KILND, &kilnd)])?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The daemon of this tree, for this machine.
-pub(crate) fn release_daemon() -> Result<String> {
-    run(&["build", "--release", "-p", "kilnd"], &[])?;
-    Ok(target().join("release/kilnd").display().to_string())
 }
 
 /// Where cargo puts what it builds.

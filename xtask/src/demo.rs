@@ -32,7 +32,7 @@ const CHANGED: &str =
 /// The case of the notes, with its progress.
 pub(crate) fn native() -> Result<ExitCode> {
     kiln_test_tools::install()?;
-    let kilnd = cargo::release_daemon()?;
+    let kilnd = guest::kilnd(&workspace::root())?.display().to_string();
     let job = [
         "test",
         "--quiet",
