@@ -14,7 +14,7 @@ use kiln_proto::pb;
 use tonic::transport::Channel;
 
 use crate::session::{Attachments, Session};
-use crate::{Address, Error, connect};
+use crate::{Address, Error, TlsFiles, connect};
 
 /// A daemon. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,7 +61,13 @@ pub struct Solved {
 impl Client {
     /// Connects now, so that a wrong address fails at once.
     pub async fn connect(address: &Address) -> Result<Self, Error> {
-        let channel = connect::connect(address).await?;
+        let channel = connect::connect(address, None).await?;
+        Ok(Self { channel })
+    }
+
+    /// The same with TLS, which is for `tcp://` addresses alone.
+    pub async fn connect_tls(address: &Address, files: &TlsFiles) -> Result<Self, Error> {
+        let channel = connect::connect(address, Some(files)).await?;
         Ok(Self { channel })
     }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::Error;
+use crate::{Error, TlsFiles};
 
 pub(crate) const STREAM_WINDOW: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 32 << 20;
@@ -55,9 +55,23 @@ impl std::fmt::Display for Address {
     }
 }
 
-pub(crate) async fn connect(address: &Address) -> Result<Channel, Error> {
-    // The authority is what grpc-go sends for a unix socket.
-    let endpoint = Endpoint::from_static("http://localhost")
+pub(crate) async fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Channel, Error> {
+    let failed = |source| Error::Connect {
+        address: address.to_string(),
+        source,
+    };
+    let endpoint = match (address, tls) {
+        // Its host is the name that the certificate must have.
+        (Address::Tcp(host), Some(files)) => {
+            let config = files.read()?;
+            Endpoint::from_shared(format!("https://{host}"))
+                .and_then(|endpoint| endpoint.tls_config(config))
+                .map_err(failed)?
+        }
+        // The authority is what grpc-go sends for a unix socket.
+        _ => Endpoint::from_static("http://localhost"),
+    };
+    let endpoint = endpoint
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .buffer_size(1024);
@@ -95,10 +109,7 @@ pub(crate) async fn connect(address: &Address) -> Result<Channel, Error> {
             endpoint.connect_with_connector(connector).await
         }
     };
-    connected.map_err(|source| Error::Connect {
-        address: address.to_string(),
-        source,
-    })
+    connected.map_err(failed)
 }
 
 /// Docker's API gives the raw stream of BuildKit's after this.

@@ -20,6 +20,24 @@ pub enum Error {
         #[source]
         source: tonic::transport::Error,
     },
+    /// A file that should hold a certificate or a key doesn't.
+    #[error("{} holds neither a certificate nor a key in PEM", .path.display())]
+    NotPem {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The daemon knows of no such build.
+    #[error("there is no record of a build {reference:?}")]
+    NoRecord {
+        /// Its name.
+        reference: String,
+    },
+    /// A record is whole only when its build has ended.
+    #[error("build {reference:?} is still running")]
+    StillRunning {
+        /// Its name.
+        reference: String,
+    },
     /// The daemon said no.
     #[error("{}", .0.message())]
     Status(Box<tonic::Status>),

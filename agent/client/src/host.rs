@@ -55,7 +55,7 @@ impl HostClient {
     /// Connects to the owner that runs.
     pub async fn connect(paths: &HostPaths) -> Result<Self, Error> {
         let socket = paths.host_socket();
-        let channel = connect::connect(&Address::Unix(socket.clone()))
+        let channel = connect::connect(&Address::Unix(socket.clone()), None)
             .await
             .map_err(|_| Error::HostNotRunning { socket })?;
         Ok(Self {

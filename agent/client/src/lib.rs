@@ -4,6 +4,7 @@
 //! Thin and fast: one connection, no task that outlives its call, progress handed on as it comes. What
 //! speaks BuildKit's API is a daemon: `kilnd` or a real `buildkitd`.
 
+pub mod archive;
 pub mod build;
 mod builds;
 mod cache;
@@ -11,18 +12,22 @@ mod call;
 mod client;
 mod connect;
 pub mod docker;
+mod dockerbuild;
 mod error;
 mod excerpt;
 pub mod host;
 mod images;
 pub mod login;
+mod logins;
 mod machine;
 mod session;
+mod tls;
 
 pub use builds::{BuildsClient, Cause, Difference, ExplainResponse, Explanation, Project};
 pub use cache::CacheClient;
 pub use client::{Client, SolveOptions, Solved};
 pub use connect::Address;
+pub use dockerbuild::{Dockerbuild, DockerbuildError, LocalState};
 pub use error::Error;
 pub use excerpt::excerpt;
 pub use host::HostClient;
@@ -31,7 +36,10 @@ pub use kiln_errdefs::Detail;
 pub use kiln_ids::BuildRef;
 /// Messages of `kiln.agent.v1`.
 pub use kiln_proto::agent;
+pub use kiln_provenance::scrub;
+pub use logins::{HUB, Logins, registry_of};
 pub use machine::{Activity, MachineClient, MachineInfo};
 pub use session::{
     Attachments, Credential, CredentialSource, DockerConfig, Output, Secret, Session, Sink, Upload,
 };
+pub use tls::{TlsFiles, TlsRefusal};

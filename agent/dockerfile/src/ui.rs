@@ -4,7 +4,6 @@
 
 mod context;
 mod git;
-mod ignore;
 mod image;
 mod named;
 mod options;

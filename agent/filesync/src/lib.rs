@@ -27,6 +27,7 @@ mod filter;
 #[cfg(unix)]
 mod follow;
 pub mod grpc;
+mod ignore;
 pub mod mode;
 mod options;
 mod packet;
@@ -46,6 +47,7 @@ pub use compose::{MemoryTree, MergedTree, SubdirTree};
 pub use dir::DirTree;
 pub use error::Error;
 pub use filter::Filter;
+pub use ignore::ignore_patterns;
 pub use options::{
     Change, ChangeHook, Differ, FileHasher, FilterOptions, HookError, Limits, MapStat,
     MetadataOnly, Progress, ReceiveOptions, Summary,

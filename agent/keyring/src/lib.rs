@@ -1,4 +1,4 @@
-//! Registry credentials in the system's keyring: on Linux the Secret Service (gnome-keyring, KWallet, KeePassXC).
+//! Registry credentials, and secrets of builds, in the system's keyring: on Linux the Secret Service (gnome-keyring, KWallet, KeePassXC).
 //!
 //! ```text
 //! open ─► a bus? ──no──► Absent          get     asks nothing of a person: a locked item is Locked
@@ -6,11 +6,12 @@
 //!           ▼                            remove  may prompt, to unlock
 //!         a Secret Service? ──no──► Absent
 //! ```
-//! An item is found by its attributes, which no keyring keeps secret: `xdg:schema`, `registry`, `username`. The
-//! password or token is its secret; it crosses the bus encrypted (Diffie-Hellman, AES).
+//! An item is found by its attributes, which no keyring keeps secret: `xdg:schema` with `registry` and `username`, or
+//! with the `name` of a build's secret. The password, token or value is its secret; it crosses the bus encrypted
+//! (Diffie-Hellman, AES).
 //!
 //! Invariants: nothing is asked of a bus that isn't there, so that a build on a server pays nothing; every call
-//! ends in time, whatever the service does; there is one item for a registry.
+//! ends in time, whatever the service does; there is one item for a registry, and one for a name.
 
 use std::time::Duration;
 

@@ -32,4 +32,34 @@ impl Keyring {
     pub async fn remove(&self, _: &str) -> Result<bool, KeyringError> {
         match self.0 {}
     }
+
+    /// Never called.
+    #[expect(clippy::unused_async, reason = "it is async where there is a keyring")]
+    pub async fn registries(&self) -> Result<Vec<String>, KeyringError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[expect(clippy::unused_async, reason = "it is async where there is a keyring")]
+    pub async fn secret(&self, _: &str) -> Result<Option<Vec<u8>>, KeyringError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[expect(clippy::unused_async, reason = "it is async where there is a keyring")]
+    pub async fn secrets(&self) -> Result<Vec<String>, KeyringError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[expect(clippy::unused_async, reason = "it is async where there is a keyring")]
+    pub async fn put_secret(&self, _: &str, _: &[u8]) -> Result<(), KeyringError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[expect(clippy::unused_async, reason = "it is async where there is a keyring")]
+    pub async fn remove_secret(&self, _: &str) -> Result<bool, KeyringError> {
+        match self.0 {}
+    }
 }

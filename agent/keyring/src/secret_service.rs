@@ -10,8 +10,10 @@ use tokio::time::timeout;
 use crate::{KeyringError, Login, PATIENCE, PROMPT_PATIENCE};
 
 const SCHEMA: &str = "xdg:schema";
-const OWN_SCHEMA: &str = "org.kiln.RegistryLogin";
+const LOGIN_SCHEMA: &str = "org.kiln.RegistryLogin";
+const SECRET_SCHEMA: &str = "org.kiln.BuildSecret";
 const REGISTRY: &str = "registry";
+const NAME: &str = "name";
 const USERNAME: &str = "username";
 
 /// A session with the service.
@@ -69,6 +71,11 @@ impl Keyring {
         .await
     }
 
+    /// Registries that a login is kept for, in order; also those behind the lock.
+    pub async fn registries(&self) -> Result<Vec<String>, KeyringError> {
+        self.names(LOGIN_SCHEMA, REGISTRY).await
+    }
+
     /// What is kept for a registry. Never prompts.
     pub async fn get(&self, registry: &str) -> Result<Option<Login>, KeyringError> {
         within(PATIENCE, async {
@@ -113,8 +120,66 @@ impl Keyring {
 
     /// Forgets what is kept for a registry; whether there was anything.
     pub async fn remove(&self, registry: &str) -> Result<bool, KeyringError> {
+        self.forget(attributes(registry)).await
+    }
+
+    /// The value of a secret that is kept for builds. Never prompts.
+    pub async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, KeyringError> {
+        within(PATIENCE, async {
+            let found = self.service.search_items(secret_attributes(name)).await?;
+            match found.unlocked.first() {
+                Some(item) => Ok(Some(item.get_secret().await?)),
+                None if found.locked.is_empty() => Ok(None),
+                None => Err(KeyringError::Locked),
+            }
+        })
+        .await
+    }
+
+    /// Names of the secrets that are kept for builds, in order; also of those behind the lock.
+    pub async fn secrets(&self) -> Result<Vec<String>, KeyringError> {
+        self.names(SECRET_SCHEMA, NAME).await
+    }
+
+    async fn names(&self, schema: &str, attribute: &str) -> Result<Vec<String>, KeyringError> {
+        within(PATIENCE, async {
+            let all = HashMap::from([(SCHEMA, schema)]);
+            let found = self.service.search_items(all).await?;
+            let mut names = Vec::new();
+            for item in found.unlocked.iter().chain(&found.locked) {
+                names.extend(item.get_attributes().await?.remove(attribute));
+            }
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
+
+    /// Keeps a secret for builds, in place of another one of that name.
+    pub async fn put_secret(&self, name: &str, value: &[u8]) -> Result<(), KeyringError> {
         within(PROMPT_PATIENCE, async {
-            let found = self.service.search_items(attributes(registry)).await?;
+            let collection = self.collection().await?;
+            if collection.is_locked().await? {
+                collection.unlock().await?;
+            }
+            let label = format!("Kiln: build secret {name}");
+            let attributes = secret_attributes(name);
+            collection
+                .create_item(&label, attributes, value, true, "application/octet-stream")
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets a secret that was kept for builds; whether there was one.
+    pub async fn remove_secret(&self, name: &str) -> Result<bool, KeyringError> {
+        self.forget(secret_attributes(name)).await
+    }
+
+    async fn forget(&self, attributes: HashMap<&str, &str>) -> Result<bool, KeyringError> {
+        within(PROMPT_PATIENCE, async {
+            let found = self.service.search_items(attributes).await?;
             let mut any = false;
             for item in found.unlocked.iter().chain(&found.locked) {
                 item.delete().await?;
@@ -138,7 +203,11 @@ impl Keyring {
 }
 
 fn attributes(registry: &str) -> HashMap<&str, &str> {
-    HashMap::from([(SCHEMA, OWN_SCHEMA), (REGISTRY, registry)])
+    HashMap::from([(SCHEMA, LOGIN_SCHEMA), (REGISTRY, registry)])
+}
+
+fn secret_attributes(name: &str) -> HashMap<&str, &str> {
+    HashMap::from([(SCHEMA, SECRET_SCHEMA), (NAME, name)])
 }
 
 async fn login(registry: &str, item: &Item<'_>) -> Result<Login, KeyringError> {

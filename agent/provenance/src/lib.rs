@@ -9,7 +9,9 @@
 mod capture;
 mod predicate;
 mod redact;
+mod scrub;
 
 pub use capture::{Capture, GitMaterial, HttpMaterial, ImageMaterial, Named};
 pub use predicate::{Level, MaxDetails, Run, SlsaVersion, image_url, predicate};
 pub use redact::redact;
+pub use scrub::scrub;

@@ -32,7 +32,7 @@ pub(crate) async fn run(arguments: BuildArguments, global: &Global) -> Outcome {
     let quiet = arguments.quiet || mode(&arguments) == Mode::Quiet;
     let request = request::request(arguments).await?;
     let mut prepared = request.prepare(builder.kind())?;
-    prepared.attachments.credentials = Some(Arc::new(credentials::Sources::load()?));
+    prepared.attachments.credentials = Some(Arc::new(credentials::load()?));
     let client = builder.connect().await?;
     if let Some(question) = question {
         let asked = call::ask(&client, prepared, &question, form, &builder.label);

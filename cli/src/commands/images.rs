@@ -220,7 +220,7 @@ async fn credential(name: &str) -> Outcome<Option<kiln_client::Credential>> {
     let reference: Reference = name
         .parse()
         .map_err(|error| Failure::user(format!("{name:?}: {error}")))?;
-    let sources = credentials::Sources::load()?;
+    let sources = credentials::load()?;
     Ok(sources.credentials(reference.domain()).await?)
 }
 

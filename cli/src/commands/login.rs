@@ -9,11 +9,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use kiln_client::login::{self, Layer};
-use kiln_client::{Credential, CredentialSource as _, DockerConfig};
+use kiln_client::{Credential, CredentialSource as _, DockerConfig, HUB, registry_of};
 use kiln_keyring::{Keyring, KeyringError, Login};
 
 use super::build::interruptible;
-use super::credentials::{self, HUB};
 use crate::console;
 use crate::failure::{Failure, Kind, Outcome, chain};
 
@@ -61,7 +60,7 @@ fn host(registry: Option<String>) -> String {
     let host = text.split('/').next().unwrap_or_default();
     match host {
         "hub.docker.com" => HUB.to_owned(),
-        host => credentials::registry(host).to_owned(),
+        host => registry_of(host).to_owned(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use super::git::{GitOptions, git_source};
 use super::image::ImageResolver;
-use super::{GitError, Options, ignore, parse_git};
+use super::{GitError, Options, parse_git};
 use crate::text::parse_bool;
 
 /// Why a context can't be used.
@@ -400,7 +400,9 @@ impl Contexts {
             let data = self.read(WHAT, &reference, WHAT, None).await;
             *ignore = Some(data.unwrap_or_default());
         }
-        Ok(ignore::patterns(ignore.as_deref().unwrap_or_default()))
+        Ok(kiln_filesync::ignore_patterns(
+            ignore.as_deref().unwrap_or_default(),
+        ))
     }
 
     /// The main context, of which `paths` are needed; `/` is all of it.

@@ -10,7 +10,7 @@ use kiln_proto::pb;
 use super::context::{ContextError, Contexts, LocalSource};
 use super::git::{GitOptions, git_source};
 use super::image::to_pb;
-use super::{ignore, parse_git};
+use super::parse_git;
 
 const MAX_RECURSION: usize = 10;
 
@@ -238,7 +238,7 @@ impl Contexts {
             name: name.to_owned(),
             full_name: named.full_name.clone(),
             shared_key: self.options.text(&shared_key).to_owned(),
-            exclude: ignore::patterns(&data.unwrap_or_default()),
+            exclude: kiln_filesync::ignore_patterns(&data.unwrap_or_default()),
         };
         Ok((Base::Local(base), None))
     }

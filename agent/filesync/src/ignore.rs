@@ -1,9 +1,9 @@
-//! `.dockerignore`.
+//! `.dockerignore`: its lines as patterns.
 
-use crate::text::clean;
+use crate::path::clean;
 
-/// The patterns of an ignore file.
-pub(crate) fn patterns(data: &[u8]) -> Vec<String> {
+/// The patterns of an ignore file, as `docker build` reads them.
+pub fn ignore_patterns(data: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(data);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -36,6 +36,6 @@ mod tests {
     #[test]
     fn lines_become_patterns() {
         let data = b"\xef\xbb\xbf# c\n\n *.md \n/a/../b/\n! c/./d\n#x\n/\n";
-        assert_eq!(patterns(data), ["*.md", "b", "!c/d", "/"]);
+        assert_eq!(ignore_patterns(data), ["*.md", "b", "!c/d", "/"]);
     }
 }
