@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use kiln_controller::view::{
-    BuildDetail, BuildRequest, BuildUpdate, Builder, BuildsChange, CacheMount, CacheRecord, Check,
-    Explanation, FileEntry, FolderInfo, GcRun, Image, ImageDetail, MachineSettings, MachineStatus,
-    Plan, Policy, Registry, TestStep, Transfer,
+    BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, CacheMount,
+    CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun, Image, ImageDetail, MachineSettings, MachineStatus,
+    Plan, Policy, Registry, TestStep, Transfer, WatchState,
 };
 use kiln_controller::{AppSettings, Controller, Failure};
 use tauri::async_runtime::{JoinHandle, spawn};
@@ -143,6 +143,26 @@ async fn watch_build(
     }))
 }
 
+#[tauri::command]
+async fn watch_folder(
+    here: Here<'_>,
+    all: State<'_, Subscriptions>,
+    request: BuildRequest,
+    channel: Channel<WatchState>,
+) -> Answer<u32> {
+    let controller = here.inner().clone();
+    Ok(all.add(async move {
+        let send = |state| channel.send(state).is_ok();
+        if let Err(failure) = controller.watch_folder(request, send).await {
+            let _ = channel.send(WatchState {
+                phase: "ended".into(),
+                error: failure.message,
+                ..WatchState::default()
+            });
+        }
+    }))
+}
+
 /// A command that forwards its arguments.
 macro_rules! forward {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
@@ -163,6 +183,12 @@ forward! {
     diagnose() -> Vec<Check>;
     inspect_folder(path: String) -> FolderInfo;
     start_build(request: BuildRequest) -> String;
+    ask_dockerfile(request: BuildRequest) -> DockerfileAnswers;
+    kept_secrets() -> Vec<String>;
+    keep_secret(name: String, value: String) -> ();
+    forget_secret(name: String) -> ();
+    registries() -> Vec<Registry>;
+    test_builder(builder: BuilderAddress) -> Vec<TestStep>;
     images() -> Vec<Image>;
     inspect_image(name: String) -> ImageDetail;
     tag_image(source: String, target: String) -> ();
@@ -226,8 +252,8 @@ async fn builders(here: Here<'_>) -> Answer<Vec<Builder>> {
 }
 
 #[tauri::command]
-async fn add_builder(here: Here<'_>, name: String, address: String) -> Answer<()> {
-    here.add_builder(&name, &address)
+async fn add_builder(here: Here<'_>, builder: BuilderAddress) -> Answer<()> {
+    here.add_builder(builder)
 }
 
 #[tauri::command]
@@ -238,16 +264,6 @@ async fn remove_builder(here: Here<'_>, name: String) -> Answer<()> {
 #[tauri::command]
 async fn use_builder(here: Here<'_>, name: String) -> Answer<()> {
     here.use_builder(&name)
-}
-
-#[tauri::command]
-async fn test_builder(here: Here<'_>, address: String) -> Answer<Vec<TestStep>> {
-    here.test_builder(&address).await
-}
-
-#[tauri::command]
-async fn registries(here: Here<'_>) -> Answer<Vec<Registry>> {
-    Ok(here.registries())
 }
 
 #[tauri::command]
@@ -297,6 +313,11 @@ pub fn handler() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         delete_builds,
         inspect_folder,
         start_build,
+        ask_dockerfile,
+        watch_folder,
+        kept_secrets,
+        keep_secret,
+        forget_secret,
         images,
         inspect_image,
         pull_image,

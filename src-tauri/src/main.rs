@@ -48,6 +48,7 @@ fn main() {
             });
             shell::tray(app.handle(), controller.clone())?;
             shell::at_login(app.handle(), controller.clone());
+            shell::troubles(app.handle(), &controller);
             notifications::follow(app.handle(), controller);
             shell::started(app.handle(), &arguments);
             Ok(())

@@ -11,6 +11,7 @@ use tauri::{AppHandle, DragDropEvent, Emitter as _, Manager as _, Window, Window
 
 const TRAY: &str = "kiln";
 const SCHEME: &str = "kiln://";
+const TROUBLE: &str = "trouble";
 
 /// A place that was asked for before the window listened.
 #[derive(Default)]
@@ -65,6 +66,21 @@ pub fn at_login(app: &AppHandle, controller: Controller) {
             }
             if settings.changed().await.is_err() {
                 return;
+            }
+        }
+    });
+}
+
+/// Hands failures of what goes on by itself to the window, which shows them.
+pub fn troubles(app: &AppHandle, controller: &Controller) {
+    let app = app.clone();
+    let mut troubles = controller.troubles();
+    tauri::async_runtime::spawn(async move {
+        loop {
+            match troubles.recv().await {
+                Ok(failure) => drop(app.emit(TROUBLE, failure)),
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             }
         }
     });
@@ -189,8 +205,9 @@ fn chosen(app: &AppHandle, id: &str) {
             _ => Ok(()),
         };
         // The window is where a failure can be read.
-        if outcome.is_err() {
-            show(&app, "machine");
+        if let Err(failure) = outcome {
+            show(&app, "");
+            let _ = app.emit(TROUBLE, failure);
         }
     });
 }

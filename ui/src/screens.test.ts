@@ -102,6 +102,83 @@ test("a new build asks only what the Dockerfile uses, and shows its command", as
   await waitFor(() => expect(host.calls.find((c) => c.name === "startBuild")?.args[0]).toMatchObject({ dockerfile: "deploy/Dockerfile.worker", secrets: [{ id: "token", source: "file", value: "/home/ada/token" }] }));
 });
 
+describe("the form of a new build", () => {
+  test("shows which checks the Dockerfile breaks, and what its target takes", async () => {
+    const host = open("new?folder=/home/ada/src/webshop");
+    const checks = await screen.findByRole("region", { name: "Checks" });
+    expect(await within(checks).findByText("One check is broken")).toBeVisible();
+    expect(within(checks).getByText("line 20")).toBeVisible();
+    expect(screen.getByText("development keeps source maps")).toBeVisible();
+    await user().selectOptions(screen.getByLabelText("Target"), "build");
+    await waitFor(() => expect(host.calls.filter((c) => c.name === "askDockerfile").at(-1)?.args[0]).toMatchObject({ target: "build" }));
+    await accessible();
+  });
+  test("doesn’t wake a machine that is off before it is told to", async () => {
+    const host = open("new?folder=/home/ada/src/webshop", { machine: { state: "stopped" } });
+    const u = user();
+    await u.click(await screen.findByRole("button", { name: "Start it and check" }));
+    expect(await screen.findByText("One check is broken")).toBeVisible();
+    expect(host.calls.filter((c) => c.name === "askDockerfile")).toHaveLength(1);
+  });
+  test("takes a secret from the keyring, and goes without an optional one", async () => {
+    const host = open("new?folder=/home/ada/src/webshop");
+    const u = user();
+    await u.selectOptions(await screen.findByLabelText("Dockerfile"), "deploy/Dockerfile.worker");
+    expect(await screen.findByText("npmrc")).toBeVisible();
+    await u.selectOptions(screen.getByLabelText("Where token comes from"), "keyring");
+    await u.click(screen.getByRole("button", { name: "Keep another…" }));
+    await u.type(await screen.findByLabelText("Value"), "hunter2");
+    await u.click(screen.getByRole("button", { name: "Keep it" }));
+    await waitFor(() => expect(screen.getByLabelText("Name of token in the keyring")).toHaveValue("token"));
+    await u.click(screen.getByRole("button", { name: "Build" }));
+    await waitFor(() => expect(host.calls.find((c) => c.name === "startBuild")?.args[0]).toMatchObject({ secrets: [{ id: "token", source: "keyring", value: "token" }] }));
+    expect(host.calls.find((c) => c.name === "keepSecret")?.args).toEqual(["token", "hunter2"]);
+  });
+  test("builds a repository, which the engine reads", async () => {
+    const host = open("new");
+    const u = user();
+    await u.type(await screen.findByLabelText("Folder or repository"), "https://example.com/shop.git#main{Enter}");
+    expect(await screen.findByText("One check is broken")).toBeVisible();
+    expect(screen.getByRole("checkbox", { name: "Watch" })).toBeDisabled();
+    expect(host.calls.some((c) => c.name === "inspectFolder")).toBe(false);
+    await u.click(screen.getByRole("button", { name: "Build" }));
+    await waitFor(() => expect(host.calls.find((c) => c.name === "startBuild")?.args[0]).toMatchObject({ context: "https://example.com/shop.git#main" }));
+  });
+  test("watches a folder until it is told to stop, or is left", async () => {
+    const host = open("new?folder=/home/ada/src/webshop");
+    const u = user();
+    await screen.findByLabelText("NODE_ENV");
+    await u.click(screen.getByRole("checkbox", { name: "Watch" }));
+    await u.click(screen.getByRole("button", { name: "Build and watch" }));
+    const panel = await screen.findByRole("region", { name: "Watching /home/ada/src/webshop" });
+    expect(within(panel).getByText("Waiting for a change")).toBeVisible();
+    expect(within(panel).getByText("src/checkout.js changed")).toBeVisible();
+    expect(screen.getByLabelText("NODE_ENV")).toBeDisabled();
+    await accessible();
+    await u.click(screen.getByRole("button", { name: "Stop watching" }));
+    expect(host.calls.at(-1)?.name).toBe("unwatchFolder");
+    await u.click(screen.getByRole("button", { name: "Build and watch" }));
+    location.hash = "#/builds";
+    await waitFor(() => expect(host.calls.filter((c) => c.name === "unwatchFolder")).toHaveLength(2));
+  });
+});
+
+test("a builder elsewhere is tested with its certificates before it is added", async () => {
+  const host = open("builders");
+  const u = user();
+  expect(await screen.findByText(/TLS, with a certificate of yours/)).toBeVisible();
+  await u.type(screen.getByLabelText("Name"), "farm");
+  await u.type(screen.getByLabelText("Address"), "tcp://farm.example.com:1234");
+  for (const [label, path] of [["CA", "/c/ca.pem"], ["Certificate", "/c/cert.pem"], ["Key", "/c/key.pem"]] as const) await u.type(screen.getByLabelText(label), path);
+  await u.click(screen.getByRole("button", { name: "Test it first" }));
+  expect(await screen.findByText(/doesn’t take this certificate/)).toBeVisible();
+  await accessible();
+  await u.click(screen.getByRole("button", { name: "Add" }));
+  const builder = { name: "farm", address: "tcp://farm.example.com:1234", caFile: "/c/ca.pem", certFile: "/c/cert.pem", keyFile: "/c/key.pem", serverName: "" };
+  expect(host.calls.find((c) => c.name === "testBuilder")?.args).toEqual([builder]);
+  await waitFor(() => expect(host.calls.find((c) => c.name === "addBuilder")?.args).toEqual([builder]));
+});
+
 test("images are removed after a preview of what is freed", async () => {
   const host = open("images");
   const u = user();

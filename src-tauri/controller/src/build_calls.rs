@@ -1,17 +1,13 @@
-//! What the window asks of builds: their records, logs and reasons; starting, cancelling and forgetting them.
+//! What the window asks of builds: their records, logs and reasons; cancelling and forgetting them.
 
 use futures::StreamExt as _;
 use kiln_client::BuildRef;
-use kiln_client::build::{
-    BuildRequest as Request, BuilderKind, ContextSource, DockerfileSource, OutputSpec,
-    parse_secret, parse_ssh,
-};
 use kiln_proto::moby::buildkit::v1 as control;
 use prost::Message as _;
 
 use crate::builds::{detail, merge, update};
 use crate::provenance;
-use crate::view::{BuildDetail, BuildRequest, BuildUpdate, Difference, Explanation};
+use crate::view::{BuildDetail, BuildUpdate, Difference, Explanation};
 use crate::{Controller, Failure};
 
 impl Controller {
@@ -136,57 +132,6 @@ impl Controller {
             .await?;
         Ok(answer.explanations.into_iter().map(explanation).collect())
     }
-
-    /// Starts a build that the tray offers.
-    pub async fn quick_build(&self, name: &str) -> Result<(), Failure> {
-        let kept = self.settings().quick_builds;
-        let wanted = kept.into_iter().find(|build| build.name == name);
-        let Some(wanted) = wanted else {
-            return Err(Failure::user(
-                format!("There is no quick build “{name}”."),
-                "",
-            ));
-        };
-        self.start_build(wanted.request).await.map(drop)
-    }
-
-    /// Starts a build and returns its reference at once; the build is the engine's, and goes on in a task
-    /// of its own until its session isn't needed any more.
-    pub async fn start_build(&self, wanted: BuildRequest) -> Result<String, Failure> {
-        let client = self.engine().await?;
-        let folder = std::path::PathBuf::from(&wanted.context);
-        let mut prepared = request(wanted)?
-            .prepare(BuilderKind::BuildKit)
-            .map_err(|error| Failure::user(error.to_string(), ""))?;
-        let reference = self.new_reference();
-        prepared.options.reference = Some(build_ref(&reference));
-        if let Err(error) = self.notes().keep(&reference, &folder) {
-            tracing::info!(%error, "the build's folder isn't noted");
-        }
-        let options = std::mem::take(&mut prepared.options);
-        let attachments = std::mem::take(&mut prepared.attachments);
-        let mut known = self.builds();
-        tokio::spawn(async move {
-            match client.solve(options, attachments, |_| {}).await {
-                Ok(solved) => {
-                    if let Err(error) = prepared.finish(&solved) {
-                        tracing::warn!(%error, "a build's files aren't in place");
-                    }
-                }
-                Err(error) => tracing::info!(%error, "a build of the app failed"),
-            }
-        });
-        // The window opens the build; by then the engine should know of it.
-        let wait = async {
-            while let Ok(change) = known.recv().await {
-                if change.changed.iter().any(|build| build.r#ref == reference) {
-                    break;
-                }
-            }
-        };
-        drop(tokio::time::timeout(std::time::Duration::from_secs(2), wait).await);
-        Ok(reference)
-    }
 }
 
 fn build_ref(reference: &str) -> BuildRef {
@@ -221,96 +166,5 @@ fn explanation(wire: kiln_client::Explanation) -> Explanation {
                 after: d.after,
             })
             .collect(),
-    }
-}
-
-fn request(wanted: BuildRequest) -> Result<Request, Failure> {
-    let invalid = |error: kiln_client::build::BuildError| Failure::user(error.to_string(), "");
-    let context = std::path::PathBuf::from(&wanted.context);
-    let mut request = Request {
-        dockerfile: match wanted.dockerfile.as_str() {
-            "" | "Dockerfile" => DockerfileSource::InContext,
-            path => DockerfileSource::Path(context.join(path)),
-        },
-        context: ContextSource::Directory(context),
-        target: (!wanted.target.is_empty()).then_some(wanted.target),
-        arguments: wanted
-            .args
-            .into_iter()
-            .map(|arg| (arg.name, arg.value))
-            .collect(),
-        labels: wanted
-            .labels
-            .into_iter()
-            .map(|label| (label.name, label.value))
-            .collect(),
-        platforms: wanted.platforms,
-        no_cache: wanted.no_cache,
-        pull: wanted.pull,
-        ..Request::default()
-    };
-    for secret in wanted.secrets {
-        let source = if secret.source == "env" { "env" } else { "src" };
-        let (id, secret) = parse_secret(&format!("id={},{source}={}", secret.id, secret.value))
-            .map_err(invalid)?;
-        request.secrets.insert(id, secret);
-    }
-    for ssh in wanted.ssh {
-        let (id, socket) = parse_ssh(&ssh).map_err(invalid)?;
-        request.ssh.insert(id, socket);
-    }
-    let output = match wanted.output.as_str() {
-        "store" => Some("type=image".to_owned()),
-        "push" => Some("type=image,push=true".to_owned()),
-        "oci" | "local" => Some(format!(
-            "type={},dest={}",
-            wanted.output, wanted.destination
-        )),
-        "cache" => None,
-        other => return Err(Failure::user(format!("There is no output “{other}”."), "")),
-    };
-    if let Some(output) = output {
-        request
-            .outputs
-            .push(OutputSpec::parse(&output).map_err(invalid)?);
-        request.tags = wanted.tags;
-    }
-    Ok(request)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_form_becomes_a_request() {
-        let wanted = BuildRequest {
-            context: "/src".into(),
-            output: "oci".into(),
-            destination: "/tmp/x.tar".into(),
-            tags: vec!["a:1".into()],
-            ..Default::default()
-        };
-        let built = request(wanted.clone()).unwrap();
-        assert_eq!(built.outputs[0].kind, "oci");
-        assert_eq!(built.tags, ["a:1"]);
-        assert!(
-            request(BuildRequest {
-                output: "cache".into(),
-                ..wanted.clone()
-            })
-            .unwrap()
-            .outputs
-            .is_empty()
-        );
-        assert_eq!(
-            request(BuildRequest {
-                output: "fax".into(),
-                ..wanted
-            })
-            .unwrap_err()
-            .kind,
-            "user"
-        );
     }
 }

@@ -243,7 +243,7 @@ fn failure_of(error: &kiln_proto::google::rpc::Status) -> BuildFailure {
     failure
 }
 
-fn ranges(ranges: &[pb::Range]) -> Vec<(i32, i32)> {
+pub(crate) fn ranges(ranges: &[pb::Range]) -> Vec<(i32, i32)> {
     ranges
         .iter()
         .map(|range| {

@@ -24,7 +24,7 @@ use crate::progress::{Counts, Following};
 use crate::projects::Notes;
 use crate::settings::{self, AppSettings};
 use crate::view::{BuildSummary, BuildsChange, MachineStatus};
-use crate::{Failure, builds, machine};
+use crate::{Failure, builders, builds, machine};
 
 /// Changes that a slow listener may be behind; one that is more so starts anew.
 const BEHIND: usize = 1024;
@@ -56,18 +56,22 @@ struct Shared {
     builds: broadcast::Sender<BuildsChange>,
     known: Mutex<BTreeMap<String, BuildSummary>>,
     settings: watch::Sender<AppSettings>,
+    troubles: broadcast::Sender<Failure>,
     counter: std::sync::atomic::AtomicU64,
 }
 
 impl Controller {
     /// For the user's own directories.
     pub fn new(paths: HostPaths) -> Self {
+        // Whoever installed one before is fine too.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let settings = AppSettings::load(&paths.config.join("desktop.json"));
         let shared = Shared {
             machine: watch::Sender::new(machine::unreachable("Asking the machine’s owner…".into())),
             builds: broadcast::Sender::new(BEHIND),
             known: Mutex::default(),
             settings: watch::Sender::new(settings),
+            troubles: broadcast::Sender::new(16),
             counter: std::sync::atomic::AtomicU64::new(0),
             notes: Notes::new(&paths),
             paths,
@@ -288,6 +292,17 @@ impl Controller {
         self.shared.builds.subscribe()
     }
 
+    /// Failures of what goes on by itself, from now on.
+    pub fn troubles(&self) -> broadcast::Receiver<Failure> {
+        self.shared.troubles.subscribe()
+    }
+
+    pub(crate) fn trouble(&self, failure: Failure) {
+        tracing::warn!(%failure, "a build of the app");
+        // Nobody listening is fine.
+        drop(self.shared.troubles.send(failure));
+    }
+
     /// All builds that are known, newest first.
     pub fn known_builds(&self) -> Vec<BuildSummary> {
         let mut all: Vec<BuildSummary> = self.known().values().cloned().collect();
@@ -334,16 +349,13 @@ impl Controller {
     /// The engine in use. Connecting to the machine's socket wakes it; being connected to this one, which serves
     /// BuildKit's API as well, doesn't keep it from stopping when it is idle.
     pub(crate) async fn engine(&self) -> Result<Client, Failure> {
-        let settings = self.settings();
-        let address = match settings
-            .builders
-            .iter()
-            .find(|(name, _)| *name == settings.builder)
-        {
-            Some((_, address)) => address.parse::<Address>()?,
-            None => Address::Unix(self.shared.paths.agent_socket()),
-        };
-        Ok(Client::connect(&address).await?)
+        match self.builder_in_use() {
+            Some(builder) => builders::connect(&builder).await,
+            None => {
+                let address = Address::Unix(self.shared.paths.agent_socket());
+                Ok(Client::connect(&address).await?)
+            }
+        }
     }
 
     /// What the record tells, and what the client noted.
@@ -382,127 +394,4 @@ async fn next_event(engine: &mut Option<Engine>) -> Option<Event> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn controller() -> (tempfile::TempDir, Controller) {
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
-        let paths = HostPaths {
-            runtime: at("r"),
-            state: at("s"),
-            config: at("c"),
-        };
-        (directory, Controller::new(paths))
-    }
-
-    fn event(
-        kind: control::BuildHistoryEventType,
-        reference: &str,
-        cached: i32,
-    ) -> control::BuildHistoryEvent {
-        let record = control::BuildHistoryRecord {
-            r#ref: reference.into(),
-            num_cached_steps: cached,
-            ..Default::default()
-        };
-        control::BuildHistoryEvent {
-            r#type: kind as i32,
-            record: Some(record),
-        }
-    }
-
-    #[test]
-    fn events_change_the_list_once_each() {
-        use control::BuildHistoryEventType::{Complete, Deleted, Started};
-        let (_directory, controller) = controller();
-        let mut changes = controller.builds();
-        assert_eq!(
-            controller.take(event(Started, "a", 0)).as_deref(),
-            Some("a")
-        );
-        assert_eq!(controller.take(event(Started, "a", 0)), None);
-        controller.take(event(Complete, "a", 3));
-        controller.take(event(Deleted, "a", 0));
-        let seen: Vec<(usize, usize)> = std::iter::from_fn(|| changes.try_recv().ok())
-            .map(|c| (c.changed.len(), c.removed.len()))
-            .collect();
-        assert_eq!(seen, [(1, 0), (1, 0), (0, 1)]);
-        assert!(controller.known_builds().is_empty());
-    }
-
-    #[test]
-    fn a_stopped_machine_is_not_woken_to_look_at_it() {
-        let (_directory, controller) = controller();
-        assert!(!controller.may_look());
-        let mut status = controller.machine();
-        status.state = "running".into();
-        controller.shared.machine.send_replace(status);
-        assert!(controller.may_look());
-    }
-
-    #[test]
-    fn builders_are_kept_with_the_settings() {
-        let (_directory, controller) = controller();
-        controller.add_builder("ci", "tcp://h:1").unwrap();
-        assert_eq!(
-            controller.add_builder("ci", "tcp://h:2").unwrap_err().kind,
-            "user"
-        );
-        assert_eq!(
-            controller.add_builder("x", "ssh://h").unwrap_err().kind,
-            "user"
-        );
-        controller.use_builder("ci").unwrap();
-        let again = Controller::new(controller.shared.paths.clone());
-        assert_eq!(again.settings().builder, "ci");
-        again.remove_builder("ci").unwrap();
-        assert_eq!(again.settings(), AppSettings::default());
-    }
-
-    #[test]
-    fn references_differ() {
-        let (_directory, controller) = controller();
-        let (a, b) = (controller.new_reference(), controller.new_reference());
-        assert_eq!(a.len(), 25);
-        assert_ne!(a, b);
-    }
-
-    #[test]
-    fn the_windows_form_leaves_the_builders_alone() {
-        let (_directory, controller) = controller();
-        let form = controller.settings();
-        controller.add_builder("ci", "tcp://h:1").unwrap();
-        controller
-            .save_settings(AppSettings {
-                theme: "dark".into(),
-                ..form
-            })
-            .unwrap();
-        assert_eq!(controller.settings().theme, "dark");
-        assert_eq!(controller.settings().builders.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn an_edit_of_the_file_is_taken_up_and_a_broken_one_is_not() {
-        let (directory, controller) = controller();
-        let file = directory.path().join("c/desktop.json");
-        std::fs::create_dir(directory.path().join("c")).unwrap();
-        let mut settings = controller.watch_settings();
-        let edit = async {
-            // Written again and again, since nobody says when the watch has begun.
-            loop {
-                std::fs::write(&file, "{").unwrap();
-                std::fs::write(file.with_extension("x"), r#"{"theme":"dark"}"#).unwrap();
-                std::fs::rename(file.with_extension("x"), &file).unwrap();
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            changed = settings.changed() => changed.unwrap(),
-            () = controller.reload_always() => unreachable!("it lasts"),
-            () = edit => unreachable!(),
-        }
-        assert_eq!(controller.settings().theme, "dark");
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
-use kiln_client::{Credential, CredentialSource, DockerConfig};
+use kiln_client::{CredentialSource as _, Logins, wire_credential};
 use kiln_proto::agent;
 use kiln_proto::agent::images_client::ImagesClient;
 use kiln_proto::agent::transfer_progress::Event;
@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::view::{
     Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, Transfer, TransferBlob, millis,
 };
-use crate::{Controller, Failure};
+use crate::{Controller, Failure, keys};
 
 fn image(wire: agent::Image) -> Image {
     Image {
@@ -78,19 +78,14 @@ fn detail(wire: agent::InspectImageResponse) -> ImageDetail {
     }
 }
 
-/// The login for a name's registry, from Docker's configuration and its helpers.
+/// The login for a name's registry, from wherever it is kept.
 async fn credential(name: &str) -> Option<agent::RegistryCredential> {
     let host = match name.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         _ => "registry-1.docker.io",
     };
-    let config = DockerConfig::load(&DockerConfig::default_dir()?).ok()?;
-    let Credential { username, secret } = config.credentials(host).await.ok()??;
-    Some(agent::RegistryCredential {
-        token: username.is_empty(),
-        username,
-        secret,
-    })
+    let logins = Logins::load(keys::passed_over).ok()?;
+    logins.credentials(host).await.ok()?.map(wire_credential)
 }
 
 /// Hands on progress until the transfer ends.

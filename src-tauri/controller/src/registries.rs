@@ -1,23 +1,27 @@
-//! Registries: logins, which credential helpers keep in the system's keyring, and a test that goes layer by layer.
+//! Registries: logins, and a test that goes layer by layer.
 //!
-//! Invariant: a password is tested, handed to the helper and dropped; it is in no answer, no log and no file.
+//! A login is kept by the credential helper that the docker command's configuration names for the registry, where docker
+//! and buildx find it too; without one, in the system's keyring, where Kiln finds it.
+//!
+//! Invariant: a password is tested, handed over to be kept, and dropped; it is in no answer, no log and no file.
 
 use kiln_client::login::{self, Layer};
-use kiln_client::{Credential, CredentialSource as _, DockerConfig};
+use kiln_client::{Credential, CredentialSource as _, DockerConfig, Logins, registry_of};
+use kiln_keyring::{Keyring, KeyringError, Login};
 
 use crate::builders::step;
 use crate::view::{Registry, TestStep};
-use crate::{Controller, Failure};
+use crate::{Controller, Failure, keys};
 
-const HUB: &str = "docker.io";
+const HUB: &str = kiln_client::HUB;
 
 /// A registry's host, as Docker's configuration names it, from what people type.
 fn host_of(text: &str) -> String {
     let text = text.trim();
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     match text.split('/').next().unwrap_or_default() {
-        "" | "index.docker.io" | "registry-1.docker.io" | "hub.docker.com" => HUB.to_owned(),
-        host => host.to_owned(),
+        "" | "hub.docker.com" => HUB.to_owned(),
+        host => registry_of(host).to_owned(),
     }
 }
 
@@ -29,15 +33,33 @@ fn config() -> Result<DockerConfig, Failure> {
 }
 
 impl Controller {
-    /// Registries that the user's Docker configuration has logins for.
-    pub fn registries(&self) -> Vec<Registry> {
+    /// Registries that the user's Docker configuration or keyring has logins for.
+    pub async fn registries(&self) -> Result<Vec<Registry>, Failure> {
         let directory = DockerConfig::default_dir();
         let text =
             directory.and_then(|directory| std::fs::read(directory.join("config.json")).ok());
         let json = text
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
-        logins(&json)
+        let mut all = logins(&json);
+        match Keyring::open().await {
+            Ok(keyring) => {
+                for host in keyring.registries().await? {
+                    // The configuration's login goes first, wherever one is looked for.
+                    if !all.iter().any(|known| known.host == host) {
+                        all.push(Registry {
+                            host,
+                            login: "system’s keyring".into(),
+                            ..Registry::default()
+                        });
+                    }
+                }
+                all.sort_by(|a, b| a.host.cmp(&b.host));
+            }
+            Err(KeyringError::Absent { .. }) => {}
+            Err(error) => keys::passed_over(&error),
+        }
+        Ok(all)
     }
 
     /// Name, TCP, then what the registry says to the login that is kept, or to none.
@@ -73,7 +95,8 @@ impl Controller {
         if step(&mut steps, "TCP", connection, words).await.is_none() {
             return Ok(steps);
         }
-        let kept = config()?.credentials(&host).await.ok().flatten();
+        let logins = Logins::load(keys::passed_over)?;
+        let kept = logins.credentials(&host).await.ok().flatten();
         let as_whom = kept.as_ref().map_or_else(
             || "it answers; there is no login".to_owned(),
             |credential| match credential.username.as_str() {
@@ -103,7 +126,7 @@ impl Controller {
         Ok(steps)
     }
 
-    /// Tests a login, then has the credential helper keep it in the system's keyring.
+    /// Tests a login, then has it kept.
     pub async fn login_registry(
         &self,
         host: &str,
@@ -112,23 +135,38 @@ impl Controller {
     ) -> Result<(), Failure> {
         let host = host_of(host);
         let mut config = config()?;
-        if config.helper_of(&host).is_none() {
-            return Err(Failure::user(
-                "There is no credential helper that could keep the password in the keyring.",
-                "Install docker-credential-secretservice and name it in ~/.docker/config.json: \"credsStore\": \"secretservice\".",
-            ));
-        }
+        // Where it will be kept is known before a registry is asked.
+        let keyring = match config.helper_of(&host) {
+            Some(_) => None,
+            None => Some(Keyring::open().await?),
+        };
         let credential = Credential { username, secret };
         login::test(&host, &credential).await.map_err(|error| {
             let message = format!("{host}: {}: {}", error.layer.name(), error.reason);
             Failure::user(message, error.layer.hint())
         })?;
-        Ok(config.store(&host, &credential, false).await?)
+        let Some(keyring) = keyring else {
+            return Ok(config.store(&host, &credential, false).await?);
+        };
+        let login = Login {
+            username: credential.username,
+            secret: credential.secret,
+        };
+        keyring.put(&host, &login).await?;
+        // An entry of the configuration without a helper is an older login, which would be used first.
+        config.erase(&host).await?;
+        Ok(())
     }
 
-    /// Has the credential helper forget a login.
+    /// Forgets a login, in every place.
     pub async fn logout_registry(&self, host: &str) -> Result<(), Failure> {
-        config()?.erase(&host_of(host)).await?;
+        let host = host_of(host);
+        config()?.erase(&host).await?;
+        match Keyring::open().await {
+            Ok(keyring) => drop(keyring.remove(&host).await?),
+            Err(KeyringError::Absent { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 }

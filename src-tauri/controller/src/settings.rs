@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::Failure;
-use crate::view::QuickBuild;
+use crate::view::{BuilderAddress, QuickBuild};
 
 /// The JSON schema of the file.
 pub const SCHEMA: &str = include_str!("../desktop.schema.json");
@@ -40,8 +40,8 @@ pub struct AppSettings {
     pub recent_folders: Vec<String>,
     /// Builds that the tray offers.
     pub quick_builds: Vec<QuickBuild>,
-    /// Builders beside the machine: name and address.
-    pub builders: Vec<(String, String)>,
+    /// Builders beside the machine.
+    pub builders: Vec<BuilderAddress>,
     /// Name of the one in use; empty: the machine.
     pub builder: String,
 }

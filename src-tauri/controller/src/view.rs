@@ -83,6 +83,7 @@ view!(/// A build to start.
 BuildRequest {
     context: String, dockerfile: String, target: String, args: Vec<NameValue>, labels: Vec<NameValue>, secrets: Vec<SecretSource>,
     ssh: Vec<String>, platforms: Vec<String>, tags: Vec<String>, no_cache: bool, pull: bool, output: String, destination: String,
+    cache_from: Vec<String>, cache_to: Vec<String>,
 });
 view!(/// A build that is kept for the tray.
     QuickBuild { name: String, request: BuildRequest, });
@@ -94,6 +95,21 @@ view!(/// What a Dockerfile uses.
 DockerfileInfo {
     path: String, source: String, stages: Vec<Stage>, args: Vec<DockerfileArg>, secrets: Vec<String>, ssh: Vec<String>, error: String,
 });
+view!(/// A stage that can be built, as the engine's frontend names it.
+    Target { name: String, default: bool, description: String, base: String, platform: String, line: u32, });
+view!(/// An argument that the target takes, with the value that it has now.
+    OutlineArg { name: String, value: String, description: String, line: u32, });
+view!(/// A secret or an ssh agent that the target mounts.
+    Need { name: String, required: bool, line: u32, });
+view!(/// A check that a Dockerfile breaks.
+    Finding { rule: String, title: String, detail: String, url: String, lines: Vec<(i32, i32)>, });
+view!(/// What the engine's frontend says of a Dockerfile.
+DockerfileAnswers {
+    source: String, targets: Vec<Target>, args: Vec<OutlineArg>, secrets: Vec<Need>, ssh: Vec<Need>, findings: Vec<Finding>,
+    error: String, error_lines: Vec<(i32, i32)>,
+});
+view!(/// A folder that is watched: what is going on there.
+    WatchState { phase: String, reference: String, builds: u32, changed: Vec<String>, error: String, });
 view!(/// A folder that can be built.
     FolderInfo { path: String, name: String, dockerfiles: Vec<DockerfileInfo>, ignore_file: String, });
 view!(/// An image.
@@ -136,7 +152,9 @@ CacheMount {
 view!(/// A file of a cache mount.
     FileEntry { name: String, kind: String, bytes: i64, modified: Option<i64>, link_target: String, });
 view!(/// A builder.
-    Builder { name: String, kind: String, address: String, current: bool, });
+    Builder { name: String, kind: String, address: String, current: bool, ca_file: String, cert_file: String, key_file: String, server_name: String, });
+view!(/// Where a builder is, and the files of TLS to it.
+    BuilderAddress { name: String, address: String, ca_file: String, cert_file: String, key_file: String, server_name: String, });
 view!(/// One layer of a test.
     TestStep { title: String, ok: bool, detail: String, milliseconds: i64, });
 view!(/// A registry that the user has a login for.
@@ -225,7 +243,14 @@ mod tests {
             ("GcRun", GcRun::FIELDS),
             ("CacheMount", CacheMount::FIELDS),
             ("FileEntry", FileEntry::FIELDS),
+            ("Target", Target::FIELDS),
+            ("OutlineArg", OutlineArg::FIELDS),
+            ("Need", Need::FIELDS),
+            ("Finding", Finding::FIELDS),
+            ("DockerfileAnswers", DockerfileAnswers::FIELDS),
+            ("WatchState", WatchState::FIELDS),
             ("Builder", Builder::FIELDS),
+            ("BuilderAddress", BuilderAddress::FIELDS),
             ("TestStep", TestStep::FIELDS),
             ("Registry", Registry::FIELDS),
             ("Check", Check::FIELDS),

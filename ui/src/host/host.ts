@@ -28,6 +28,14 @@ export interface Host {
   inspectFolder(path: string): Promise<t.FolderInfo>;
   /** The reference of the build that began. */
   startBuild(request: t.BuildRequest): Promise<string>;
+  /** Asks the engine's frontend; needs the engine. */
+  askDockerfile(request: t.BuildRequest): Promise<t.DockerfileAnswers>;
+  /** Builds at once, and again whenever the folder changes, until nobody listens. */
+  watchFolder(request: t.BuildRequest, listener: (state: t.WatchState) => void): Unsubscribe;
+  /** Names of the secrets that the keyring keeps for builds. */
+  keptSecrets(): Promise<string[]>;
+  keepSecret(name: string, value: string): Promise<void>;
+  forgetSecret(name: string): Promise<void>;
 
   images(): Promise<t.Image[]>;
   inspectImage(name: string): Promise<t.ImageDetail>;
@@ -47,13 +55,13 @@ export interface Host {
   clearMount(recordId: string): Promise<number>;
 
   builders(): Promise<t.Builder[]>;
-  addBuilder(name: string, address: string): Promise<void>;
+  addBuilder(builder: t.BuilderAddress): Promise<void>;
   removeBuilder(name: string): Promise<void>;
   useBuilder(name: string): Promise<void>;
-  testBuilder(address: string): Promise<t.TestStep[]>;
+  testBuilder(builder: t.BuilderAddress): Promise<t.TestStep[]>;
   registries(): Promise<t.Registry[]>;
   testRegistry(host: string): Promise<t.TestStep[]>;
-  /** Tested, then kept in the keyring by the credential helper. */
+  /** Tested, then kept by the credential helper, else in the keyring. */
   loginRegistry(host: string, username: string, secret: string): Promise<void>;
   logoutRegistry(host: string): Promise<void>;
   diagnose(): Promise<t.Check[]>;
@@ -63,6 +71,8 @@ export interface Host {
   saveSettings(settings: t.AppSettings): Promise<void>;
   /** A folder that the user picks or drops on the window. */
   onFolderDropped(listener: (path: string) => void): Unsubscribe;
+  /** What goes on by itself failed. */
+  onTrouble(listener: (failure: t.HostFailure) => void): Unsubscribe;
   /** Something outside (tray, deep link) asks for a screen. */
   onOpen(listener: (route: string) => void): Unsubscribe;
 }

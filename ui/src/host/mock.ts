@@ -138,6 +138,15 @@ export function mockHost(options: MockOptions = {}): MockHost {
     }),
     inspectFolder: (path) => call("inspectFolder", [path], () => ({ ...(structuredClone(samples.folder) as t.FolderInfo), path })),
     startBuild: (request) => call("startBuild", [request], () => [...builds.keys()].at(-1) ?? ""),
+    askDockerfile: (request) => call("askDockerfile", [request], () => (structuredClone(samples.answers) as unknown as Record<string, t.DockerfileAnswers>)[request.dockerfile] ?? (structuredClone(samples.answers.Dockerfile) as unknown as t.DockerfileAnswers)),
+    watchFolder: (request, listener) => {
+      calls.push({ name: "watchFolder", args: [request] });
+      listener({ phase: "waiting", reference: [...builds.keys()].at(-1) ?? "", builds: 2, changed: ["src/checkout.js"], error: "" });
+      return () => void calls.push({ name: "unwatchFolder", args: [] });
+    },
+    keptSecrets: () => call("keptSecrets", [], () => list<string>(["npm-token"])),
+    keepSecret: (name, value) => call("keepSecret", [name, value], () => {}),
+    forgetSecret: (name) => call("forgetSecret", [name], () => {}),
     images: () => call("images", [], () => list<t.Image>(samples.images)),
     inspectImage: (name) => call("inspectImage", [name], () => {
       const image = (samples.images as t.Image[]).find((i) => i.names.includes(name) || i.id === name);
@@ -157,10 +166,10 @@ export function mockHost(options: MockOptions = {}): MockHost {
     browseMount: (id, path) => call("browseMount", [id, path], () => structuredClone(samples.mountFiles) as t.FileEntry[]),
     clearMount: (id) => call("clearMount", [id], () => 3_145_728),
     builders: () => call("builders", [], () => structuredClone(samples.builders) as t.Builder[]),
-    addBuilder: (name, address) => call("addBuilder", [name, address], () => {}),
+    addBuilder: (builder) => call("addBuilder", [builder], () => {}),
     removeBuilder: (name) => call("removeBuilder", [name], () => {}),
     useBuilder: (name) => call("useBuilder", [name], () => {}),
-    testBuilder: (address) => call("testBuilder", [address], () => structuredClone(samples.builderTest) as t.TestStep[]),
+    testBuilder: (builder) => call("testBuilder", [builder], () => structuredClone(builder.caFile ? samples.builderTestTls : samples.builderTest) as t.TestStep[]),
     registries: () => call("registries", [], () => list<t.Registry>(samples.registries)),
     testRegistry: (host) => call("testRegistry", [host], () => structuredClone(samples.registryTest) as t.TestStep[]),
     loginRegistry: (host, username) => call("loginRegistry", [host, username], () => {}),
@@ -171,6 +180,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
       return () => {};
     },
     saveSettings: (s) => call("saveSettings", [s], () => void Object.assign(settings, s)),
+    onTrouble: none,
     onFolderDropped: none,
     onOpen: none,
   };

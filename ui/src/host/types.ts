@@ -186,6 +186,7 @@ export interface BuildRequest {
   target: string;
   args: NameValue[];
   labels: NameValue[];
+  /** Their source is `file`, `env` or `keyring`; the value names a file, a variable or what the keyring keeps. */
   secrets: { id: string; source: string; value: string }[];
   ssh: string[];
   platforms: string[];
@@ -195,6 +196,9 @@ export interface BuildRequest {
   output: OutputChoice;
   /** A file or folder, for the outputs that write one. */
   destination: string;
+  /** As buildx's `--cache-from` and `--cache-to` have them. */
+  cacheFrom: string[];
+  cacheTo: string[];
 }
 
 export type OutputChoice = "cache" | "store" | "push" | "docker" | "oci" | "local";
@@ -214,6 +218,59 @@ export interface DockerfileInfo {
   secrets: string[];
   ssh: string[];
   /** Why the file can't be read or understood. */
+  error: string;
+}
+
+export interface Target {
+  name: string;
+  default: boolean;
+  description: string;
+  base: string;
+  platform: string;
+  line: number;
+}
+
+export interface OutlineArg {
+  name: string;
+  value: string;
+  description: string;
+  line: number;
+}
+
+export interface Need {
+  name: string;
+  required: boolean;
+  line: number;
+}
+
+export interface Finding {
+  rule: string;
+  title: string;
+  detail: string;
+  url: string;
+  lines: [number, number][];
+}
+
+/** What the engine's frontend says of a Dockerfile. */
+export interface DockerfileAnswers {
+  source: string;
+  targets: Target[];
+  args: OutlineArg[];
+  secrets: Need[];
+  ssh: Need[];
+  findings: Finding[];
+  /** Why it can't be built; empty where it can. */
+  error: string;
+  errorLines: [number, number][];
+}
+
+export interface WatchState {
+  phase: "waiting" | "settling" | "building" | "cancelling" | "ended";
+  /** Of the last build that began. */
+  reference: string;
+  builds: number;
+  /** The first paths that made the next build, or the last one. */
+  changed: string[];
   error: string;
 }
 
@@ -316,6 +373,20 @@ export interface Builder {
   kind: "machine" | "unix" | "tcp" | "docker";
   address: string;
   current: boolean;
+  caFile: string;
+  certFile: string;
+  keyFile: string;
+  serverName: string;
+}
+
+export interface BuilderAddress {
+  name: string;
+  address: string;
+  /** PEM files; without a CA the connection is without TLS. */
+  caFile: string;
+  certFile: string;
+  keyFile: string;
+  serverName: string;
 }
 
 export interface TestStep {
@@ -351,6 +422,8 @@ export interface AppSettings {
   mutedChecks: string[];
   recentFolders: string[];
   quickBuilds: QuickBuild[];
+  /** Name of the builder in use; empty: the machine. Builders has a screen of its own. */
+  builder: string;
 }
 
 /** A build that is kept for the tray. */

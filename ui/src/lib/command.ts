@@ -11,8 +11,10 @@ export function buildCommand(request: BuildRequest, program: "docker buildx buil
   for (const tag of request.tags) flag("--tag", tag);
   for (const { name, value } of request.args) flag("--build-arg", `${name}=${value}`);
   for (const { name, value } of request.labels) flag("--label", `${name}=${value}`);
-  for (const secret of request.secrets) flag("--secret", `id=${secret.id},${secret.source === "env" ? "env" : "src"}=${secret.value}`);
+  for (const secret of request.secrets) flag("--secret", secretFlag(secret));
   for (const ssh of request.ssh) flag("--ssh", ssh);
+  for (const cache of request.cacheFrom) flag("--cache-from", cache);
+  for (const cache of request.cacheTo) flag("--cache-to", cache);
   if (request.platforms.length) flag("--platform", request.platforms.join(","));
   if (request.noCache) parts.push("--no-cache");
   if (request.pull) parts.push("--pull");
@@ -25,17 +27,26 @@ export function buildCommand(request: BuildRequest, program: "docker buildx buil
   return parts.join(" \\\n  ");
 }
 
-const join = (folder: string, file: string): string => (folder && !file.startsWith("/") ? `${folder.replace(/\/$/, "")}/${file}` : file);
+/** What only Kiln's keyring holds comes from a variable of the same name, for whoever runs the command. */
+function secretFlag(secret: BuildRequest["secrets"][number]): string {
+  if (secret.source === "keyring") return `id=${secret.id},env=${secret.id.toUpperCase().replaceAll(/\W/g, "_")}`;
+  return `id=${secret.id},${secret.source === "env" ? "env" : "src"}=${secret.value}`;
+}
 
-/** What must be mended before a build can start, in words; empty when nothing. */
-export function problems(request: BuildRequest): string[] {
+/** Whether the engine gets the files itself. */
+export const isRemote = (context: string): boolean => /^(https?|git|ssh):\/\/|^github\.com\/|^[\w.-]+@[\w.-]+:(?!\/\/)/.test(context);
+
+const join = (folder: string, file: string): string => (folder && !isRemote(folder) && !file.startsWith("/") ? `${folder.replace(/\/$/, "")}/${file}` : file);
+
+/** What must be mended before a build can start, in words; empty when nothing. `needed` are the secrets that the target can't do without. */
+export function problems(request: BuildRequest, needed: string[] = request.secrets.map((s) => s.id)): string[] {
   const found: string[] = [];
-  if (!request.context) found.push("Choose a folder to build.");
+  if (!request.context) found.push("Choose a folder or a repository to build.");
   if (request.output === "push" && request.tags.length === 0) found.push("Give the image a name to push it to.");
   if ((request.output === "docker" || request.output === "store") && request.tags.length === 0) found.push("Give the image a name.");
   if ((request.output === "oci" || request.output === "local") && !request.destination) found.push("Say where the files go.");
   if (request.output === "docker" && request.platforms.length > 1) found.push("Docker loads one platform at a time; choose one.");
-  for (const secret of request.secrets) if (!secret.value) found.push(`Say where the secret “${secret.id}” comes from.`);
+  for (const id of needed) if (!request.secrets.some((s) => s.id === id && s.value)) found.push(`Say where the secret “${id}” comes from.`);
   for (const tag of request.tags) if (!/^[a-z0-9][\w./:@-]*$/.test(tag)) found.push(`“${tag}” isn’t an image name: use lower-case letters, digits, and . _ - /`);
   return found;
 }

@@ -4,7 +4,7 @@ import type { BuildRequest, BuildUpdate, Vertex } from "../host/types";
 import { detail, summary, update } from "../host/recorded";
 import { recordings } from "../host/mock";
 import { spans, strip } from "./ansi";
-import { buildCommand, problems } from "./command";
+import { buildCommand, isRemote, problems } from "./command";
 import { everything, matches } from "./filter";
 import { ago, day, duration, material, shortImage, size } from "./format";
 import { sentence } from "./policy";
@@ -109,17 +109,24 @@ test("filters read words anywhere in a build", () => {
   }
 });
 
-const base: BuildRequest = { context: "/src/a b", dockerfile: "Dockerfile", target: "", args: [], labels: [], secrets: [], ssh: [], platforms: [], tags: [], noCache: false, pull: false, output: "cache", destination: "" };
+const base: BuildRequest = { context: "/src/a b", dockerfile: "Dockerfile", target: "", args: [], labels: [], secrets: [], ssh: [], platforms: [], tags: [], noCache: false, pull: false, output: "cache", destination: "", cacheFrom: [], cacheTo: [] };
 test("commands are quoted for a shell", () => {
   expect(buildCommand(base)).toBe("docker buildx build \\\n  '/src/a b'");
   expect(buildCommand({ ...base, context: "/s", dockerfile: "x/D", tags: ["a:1"], args: [{ name: "A", value: "it's" }], secrets: [{ id: "t", source: "env", value: "T" }], platforms: ["linux/amd64", "linux/arm64"], output: "push", noCache: true }, "kiln build"))
     .toBe("kiln build \\\n  --file /s/x/D \\\n  --tag a:1 \\\n  --build-arg 'A=it'\\''s' \\\n  --secret id=t,env=T \\\n  --platform linux/amd64,linux/arm64 \\\n  --no-cache \\\n  --push \\\n  /s");
 });
+test("a command names what the keyring holds by a variable, and files of a repository by their path there", () => {
+  const command = buildCommand({ ...base, context: "https://example.com/shop.git#main", dockerfile: "deploy/Dockerfile", secrets: [{ id: "npm-token", source: "keyring", value: "npm" }], cacheTo: ["type=inline"] });
+  expect(command).toBe("docker buildx build \\\n  --file deploy/Dockerfile \\\n  --secret id=npm-token,env=NPM_TOKEN \\\n  --cache-to type=inline \\\n  'https://example.com/shop.git#main'");
+  for (const [context, remote] of [["https://example.com/x.git", true], ["git@example.com:me/x.git", true], ["github.com/me/x", true], ["/home/me/x", false], ["./x", false]] as const) expect(isRemote(context), context).toBe(remote);
+});
 test("what must be mended is said before the build starts", () => {
   expect(problems(base)).toEqual([]);
-  expect(problems({ ...base, context: "" })).toEqual(["Choose a folder to build."]);
+  expect(problems({ ...base, context: "" })).toEqual(["Choose a folder or a repository to build."]);
   expect(problems({ ...base, output: "push" })).toEqual(["Give the image a name to push it to."]);
   expect(problems({ ...base, secrets: [{ id: "t", source: "file", value: "" }] })[0]).toContain("“t”");
+  expect(problems({ ...base, secrets: [] }, ["t"])[0]).toContain("“t”");
+  expect(problems({ ...base, secrets: [{ id: "t", source: "file", value: "" }] }, [])).toEqual([]);
   expect(problems({ ...base, tags: ["Upper"] })[0]).toContain("“Upper”");
 });
 test("a rebuild begins with what the record tells", () => {

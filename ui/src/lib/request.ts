@@ -8,7 +8,7 @@ export function request(detail: BuildDetail): BuildRequest {
     // Where they came from isn't recorded, on purpose.
     secrets: detail.secrets.map((id) => ({ id, source: "file", value: "" })), ssh: detail.ssh,
     platforms: summary.platforms.length > 1 ? summary.platforms : [], tags: summary.tags, noCache: false, pull: false,
-    output: output(summary.outputs), destination: "",
+    output: output(summary.outputs), destination: "", cacheFrom: [], cacheTo: [],
   };
 }
 

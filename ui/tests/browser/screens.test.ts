@@ -13,7 +13,7 @@ const pictures = fileURLToPath(kept);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const ref = (name: string): string => recordings[name] ?? "";
 
-interface Screen { name: string; route: string; options?: MockOptions; click?: string; ready: string }
+interface Screen { name: string; route: string; options?: MockOptions; click?: string | string[]; ready: string }
 
 const SCREENS: Screen[] = [
   { name: "builds", route: "builds", options: { history: 9, live: { name: "webshop-first", share: 0.62 } }, ready: "text=Today" },
@@ -25,7 +25,8 @@ const SCREENS: Screen[] = [
   { name: "build-inputs", route: `build/${ref("webshop-first")}?tab=inputs`, ready: "text=Dependencies" },
   { name: "build-outputs", route: `build/${ref("webshop-first")}?tab=outputs`, ready: "text=Results" },
   { name: "compare", route: `compare/${ref("webshop-changed")}?with=${ref("webshop-cached")}`, ready: "text=Inputs that differ" },
-  { name: "new-build", route: "new?folder=/home/ada/src/webshop", ready: "text=The same as a command" },
+  { name: "new-build", route: "new?folder=/home/ada/src/webshop", ready: "text=One check is broken" },
+  { name: "new-build-watching", route: "new?folder=/home/ada/src/webshop", click: ["label:has-text('Watch')", "button:has-text('Build and watch')"], ready: "text=Waiting for a change" },
   { name: "images", route: "images?image=registry.example.com/shop/webshop:2.3.1", ready: "text=4 layers" },
   { name: "cache", route: "cache", ready: "text=can go without" },
   { name: "cache-plan", route: "cache?plan=1", ready: "text=would go" },
@@ -34,7 +35,7 @@ const SCREENS: Screen[] = [
   { name: "machine", route: "machine", ready: "text=Sockets" },
   { name: "machine-resources", route: "machine?tab=resources", ready: "text=Stop when idle" },
   { name: "machine-stopped", route: "machine", options: { machine: { state: "stopped", disk: null, bootMilliseconds: 0 } }, ready: "text=Stopped" },
-  { name: "builders", route: "builders", click: "button:has-text('Test')", ready: "text=List workers" },
+  { name: "builders", route: "builders", click: "button:has-text('Test')", ready: "text=Workers" },
   { name: "registries", route: "registries", click: "li button:has-text('Test')", ready: "text=trusted" },
   { name: "doctor", route: "doctor", ready: "text=things to look at" },
   { name: "settings", route: "settings", ready: "text=Privacy" },
@@ -51,7 +52,7 @@ afterAll(() => the.close());
 describe.each(["light", "dark"] as const)("%s", (theme) => {
   test.each(SCREENS)("$name", async ({ name, route, options, click, ready }) => {
     const page = await the.open(route, { ...options, theme });
-    if (click) await page.locator(click).first().click();
+    for (const at of [click ?? []].flat()) await page.locator(at).first().click();
     await page.waitForSelector(ready);
     await page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
     await page.evaluate(() => document.fonts.ready);
