@@ -1,42 +1,7 @@
 //! Texts as Go prints them: image histories and error messages are compared with BuildKit's.
 
-use std::fmt::Write as _;
-
-/// `strconv.Quote`.
-pub(crate) fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            ' ' => out.push(' '),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                // Writing to a text can't fail.
-                let _ = write!(out, "\\x{:02x}", c as u32);
-            }
-            c if c.is_control() || c.is_whitespace() || c == '\u{feff}' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// `fmt.Sprintf("%q", list)`.
-pub(crate) fn quote_list(list: &[String]) -> String {
-    let quoted: Vec<_> = list.iter().map(|item| quote(item)).collect();
-    format!("[{}]", quoted.join(" "))
-}
+pub(crate) use kiln_gotext::path::{base, clean, join};
+pub(crate) use kiln_gotext::{quote, quote_list};
 
 /// `strconv.ParseBool`.
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
@@ -159,51 +124,6 @@ pub(crate) fn parse_ram(text: &str) -> Option<i64> {
     Some((number * 1024_f64.powi(power)) as i64)
 }
 
-/// Cleans a slash-separated path by its text alone, as Go's `path.Clean` does.
-pub(crate) fn clean(path: &str) -> String {
-    let absolute = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(&"..") | None if !absolute => parts.push(".."),
-                _ => {
-                    parts.pop();
-                }
-            },
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (absolute, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
-
-/// Joins paths and cleans the result; empty parts are skipped, as Go's `path.Join` does.
-pub(crate) fn join(parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts.iter().copied().filter(|p| !p.is_empty()).collect();
-    if parts.is_empty() {
-        return String::new();
-    }
-    clean(&parts.join("/"))
-}
-
-/// The last element of a path, as Go's `path.Base` gives.
-pub(crate) fn base(path: &str) -> &str {
-    if path.is_empty() {
-        return ".";
-    }
-    let trimmed = path.trim_end_matches('/');
-    if trimmed.is_empty() {
-        return "/";
-    }
-    trimmed.rsplit('/').next().unwrap_or(trimmed)
-}
-
 /// The fields of one line of comma-separated values, with double quotes as RFC 4180 has them.
 /// `None` where a quote is out of place.
 pub(crate) fn csv_fields(line: &str) -> Option<Vec<String>> {
@@ -266,29 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_gos() {
-        for (path, want) in [
-            ("", "."),
-            ("/", "/"),
-            ("/../a", "/a"),
-            ("a/../..", ".."),
-            ("a//b/./c/..", "a/b"),
-        ] {
-            assert_eq!(clean(path), want, "{path}");
-        }
-        assert_eq!(join(&["/", "../x"]), "/x");
-        assert_eq!(base("/a/b/"), "b");
-    }
-
-    #[test]
-    fn fields_and_quotes() {
+    fn fields_and_sizes() {
         let fields = |line: &str| csv_fields(line).unwrap();
         assert_eq!(fields("a,b"), ["a", "b"]);
         assert_eq!(fields(r#""a,b",c="#), ["a,b", "c="]);
         assert_eq!(fields(r#""a""b""#), [r#"a"b"#]);
         assert_eq!(csv_fields(r#"a"b"#), None);
         assert_eq!(csv_fields(r#""ab"#), None);
-        assert_eq!(quote("a\"\u{1}é\u{a0}"), r#""a\"\x01é\u00a0""#);
         assert_eq!(parse_ram("1.5g"), Some(1_610_612_736));
         assert_eq!(parse_ram("64mb"), Some(67_108_864));
     }

@@ -96,7 +96,7 @@ impl Resolver<'_> {
 
     /// Where the entry, or the entries that it matches, point to; `None` if it is no link.
     fn targets(&self, path: &str, wildcards: bool) -> Result<Option<Vec<String>>, Error> {
-        if wildcards && has_wildcard(base(path)) {
+        if wildcards && kiln_gotext::pattern::has_wildcards(base(path)) {
             return self.matching_targets(path);
         }
         if path == "." {
@@ -158,20 +158,6 @@ impl Resolver<'_> {
         }
         Ok((!found.is_empty()).then_some(found))
     }
-}
-
-fn has_wildcard(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => {
-                bytes.next();
-            }
-            b'*' | b'?' | b'[' => return true,
-            _ => {}
-        }
-    }
-    false
 }
 
 #[cfg(all(test, unix))]

@@ -4,39 +4,13 @@ use std::cmp::Ordering;
 
 use crate::Error;
 
+pub use kiln_gotext::path::clean;
+
 /// Walk order: byte order in which `/` sorts before everything else, so that a directory's entries
 /// follow it at once.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let key = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
     a.bytes().map(key).cmp(b.bytes().map(key))
-}
-
-/// Go's `filepath.Clean`: no empty, `.` or needless `..` components, no trailing slash.
-pub fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(&"..") | None => {
-                    if !rooted {
-                        parts.push("..");
-                    }
-                }
-                Some(_) => {
-                    parts.pop();
-                }
-            },
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
 }
 
 /// The directory of a relative path; empty for entries of the root.

@@ -193,27 +193,19 @@ fn bare(entry: Descriptor) -> Descriptor {
     Descriptor::new(entry.media_type, entry.digest, entry.size)
 }
 
+/// A path below the archive's root: `.` and `..` resolved.
+fn below_root(path: &str) -> String {
+    kiln_gotext::path::rooted(path).split_off(1)
+}
+
 impl Unpacked {
     fn find(&self, path: &str) -> Result<&Entry> {
-        let path = clean(path);
+        let path = below_root(path);
         let target = self.links.get(&path).unwrap_or(&path);
         self.blobs.get(target).ok_or_else(|| Error::Archive {
             reason: format!("it lacks {path}"),
         })
     }
-}
-
-/// A path below the archive's root: `.` and `..` resolved.
-fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 fn unpack(
@@ -231,7 +223,7 @@ fn unpack(
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
         any = true;
-        let path = clean(&String::from_utf8_lossy(&entry.path_bytes()));
+        let path = below_root(&String::from_utf8_lossy(&entry.path_bytes()));
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
             if let Some(target) = entry.link_name_bytes() {
@@ -239,8 +231,8 @@ fn unpack(
                 let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
                 let from_root = kind.is_hard_link() || target.starts_with('/');
                 let target = match from_root {
-                    true => clean(&target),
-                    false => clean(&format!("{directory}/{target}")),
+                    true => below_root(&target),
+                    false => below_root(&format!("{directory}/{target}")),
                 };
                 unpacked.links.insert(path, target);
             }
@@ -303,7 +295,7 @@ mod tests {
             ("a/../b", "b"),
             ("/a//b/", "a/b"),
         ] {
-            assert_eq!(clean(path), want);
+            assert_eq!(below_root(path), want);
         }
     }
 }

@@ -15,11 +15,9 @@
 
 mod exec;
 mod file;
-mod path;
 
 pub use exec::exec;
 pub use file::file;
-pub use path::clean;
 
 use kiln_oci::Digest;
 use kiln_proto::pb;

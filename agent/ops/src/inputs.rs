@@ -39,7 +39,7 @@ impl ContentKey<OpResult> for Content {
         let digests = self.selectors.iter().map(|selector| {
             let (input, sessions, progress) = (input.as_ref(), &sessions, &cx.progress);
             async move {
-                let path = keys::clean(&selector.path);
+                let path = kiln_gotext::path::rooted(&selector.path);
                 let options = ChecksumOpts {
                     follow_links: selector.follow_links,
                     wildcard: selector.wildcard,

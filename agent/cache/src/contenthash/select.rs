@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use kiln_filesync::{MatchInfo, PatternMatcher};
+use kiln_gotext::path::base;
 use kiln_oci::{Digest, Digester};
 
-use super::glob::{go_match, split_wildcards};
+use super::glob::split_wildcards;
 use super::scan::{MAX_LINKS, too_many_links};
 use super::tree::{Entry, Kind, Tree, key_of, path_of};
 use super::{ChecksumOpts, Stop};
@@ -284,6 +285,16 @@ struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
+    /// Whether a path matches the pattern that is asked for.
+    fn is_match(&self, name: &str) -> Result<bool> {
+        kiln_gotext::pattern::matches(&self.path, name).map_err(|malformed| {
+            Stop::Failed(Error::Pattern {
+                pattern: self.path.clone(),
+                reason: malformed.to_string(),
+            })
+        })
+    }
+
     fn new(path: &str, opts: &'a ChecksumOpts) -> Result<Self> {
         let matcher = |patterns: &[String]| {
             if patterns.is_empty() {
@@ -345,7 +356,7 @@ impl<'a> Selection<'a> {
             let relative = if self.opts.wildcard {
                 if !self.path.is_empty() && (last_match.is_empty() || !is_below(&name, &last_match))
                 {
-                    if !go_match(&self.path, &name)? {
+                    if !self.is_match(&name)? {
                         continue;
                     }
                     last_match.clone_from(&name);
@@ -479,16 +490,4 @@ fn relative_to(path: &str, above: &str) -> String {
     let full = format!("{path}/");
     let rest = full.strip_prefix(&format!("{above}/")).unwrap_or(&full);
     rest.strip_suffix('/').unwrap_or(rest).to_owned()
-}
-
-/// The last component, as Go's `path.Base` has it.
-fn base(path: &str) -> &str {
-    if path.is_empty() {
-        return ".";
-    }
-    let trimmed = path.trim_end_matches('/');
-    if trimmed.is_empty() {
-        return "/";
-    }
-    trimmed.rsplit('/').next().unwrap_or(trimmed)
 }

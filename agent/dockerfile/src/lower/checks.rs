@@ -185,9 +185,12 @@ pub(crate) fn shell_form(keyword: &str, lines: Lines, lint: &Linter) {
 }
 
 pub(crate) fn secret_name(keyword: &str, name: &str, lines: Lines, lint: &Linter) {
-    #[expect(clippy::unwrap_used, reason = "the patterns are constant and tested")]
+    #[expect(clippy::expect_used, reason = "the patterns are constant and tested")]
     static SECRET: LazyLock<[Regex; 2]> = LazyLock::new(|| {
-        let words = |words: &str| Regex::new(&format!("(?i)(?:_|^)(?:{words})(?:_|$)")).unwrap();
+        let words = |words: &str| {
+            Regex::new(&format!("(?i)(?:_|^)(?:{words})(?:_|$)"))
+                .expect("alternatives of plain words, compiled by every test of an ARG")
+        };
         [
             words("apikey|auth|credential|credentials|key|password|pword|passwd|secret|token"),
             words("public|file|version"),

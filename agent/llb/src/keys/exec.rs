@@ -1,9 +1,9 @@
 //! The key of a process.
 
+use kiln_gotext::path::rooted;
 use kiln_oci::Digest;
 use kiln_proto::pb;
 
-use super::path::clean;
 use super::{InputKey, KeyError, OpKey, Selector, without_nested};
 use crate::gojson::{self, ops};
 
@@ -85,7 +85,7 @@ fn input_keys(op: &pb::ExecOp, count: usize) -> Result<Vec<InputKey>, KeyError> 
                 index: mount.input,
                 count,
             })?;
-        let path = clean(&mount.selector);
+        let path = rooted(&mount.selector);
         // What the op can change, and what of it lives on in an output, must be known whole: content
         // beside the selected path would come back from the cache unnoticed.
         let safe = mount.output == -1 || mount.readonly || path == "/";

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kiln_gotext::path::base;
+use kiln_gotext::pattern::has_wildcards;
 use kiln_oci::Digest;
 use kiln_proto::pb;
 use kiln_proto::pb::file_action::Action;
 use kiln_proto::pb::user_opt::User;
 
-use super::path::{base, has_wildcards};
 use super::{InputKey, KeyError, OpKey, Selector, without_nested};
 use crate::gojson::{self, ops};
 

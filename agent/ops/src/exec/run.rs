@@ -29,8 +29,8 @@ use kiln_network::Lease;
 use kiln_proto::pb::{self, NetMode, SecurityMode};
 use kiln_solver::op::{OpContext, OpError};
 
+use error::Leftovers;
 pub use error::{ExecError, ExecFailure, NotRun};
-use error::{Leftovers, quoted};
 pub use logs::LogLimits;
 use logs::Logs;
 pub use surroundings::{StepNetwork, Surroundings};
@@ -347,7 +347,7 @@ fn accepted(meta: &pb::Meta, exit: &Exit) -> bool {
 }
 
 fn failure(meta: &pb::Meta, outcome: Result<Exit, NotRun>) -> ExecFailure {
-    let command = quoted(&meta.args);
+    let command = kiln_gotext::quote(&meta.args.join(" "));
     match outcome {
         Ok(exit) => ExecFailure::Exit {
             command,

@@ -113,7 +113,7 @@ fn set_owner(root: &RootDir, path: &Path, owner: Option<Owner>) -> Result<(), Fi
 
 /// Where a path is inside of the root, all links followed.
 fn place(root: &RootDir, path: &str) -> Result<PathBuf, FileError> {
-    let clean = kiln_llb::keys::clean(path);
+    let clean = kiln_gotext::path::rooted(path);
     root.resolve(Path::new(&clean))
         .map_err(FileError::at("lstat", clean))
 }

@@ -111,7 +111,7 @@ fn patterns(what: &'static str, patterns: &[String]) -> Result<Option<PatternMat
 
 /// A cleaned path that keeps its last `/` or `/.`: they say that a directory is meant.
 fn with_end(path: &str) -> String {
-    let mut clean = kiln_llb::keys::clean(path);
+    let mut clean = kiln_gotext::path::rooted(path);
     if path.ends_with("/.") {
         if clean != "/" {
             clean.push('/');
@@ -125,7 +125,7 @@ fn with_end(path: &str) -> String {
 
 /// Where `path` is in the root: without links, but for one at the end unless `follow`.
 pub(super) fn place(root: &RootDir, path: &str, follow: bool) -> Result<PathBuf, FileError> {
-    let clean = PathBuf::from(kiln_llb::keys::clean(path));
+    let clean = PathBuf::from(kiln_gotext::path::rooted(path));
     if follow || clean == Path::new("/") {
         return root.resolve(&clean).map_err(FileError::at("lstat", &clean));
     }
@@ -190,7 +190,7 @@ impl Copier<'_> {
         let mut made = self.make_folders(Path::new(folder))?;
         let mut place_at = self
             .root
-            .resolve(Path::new(&kiln_llb::keys::clean(dest)))
+            .resolve(Path::new(&kiln_gotext::path::rooted(dest)))
             .map_err(FileError::at("lstat", dest))?;
 
         let from = place(self.source, src, action.follow_symlink)?;

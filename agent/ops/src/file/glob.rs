@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use kiln_gotext::pattern::{has_wildcards, matches};
 use kiln_sys::rootfs::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
@@ -14,7 +15,7 @@ pub(super) fn resolve(
     pattern: &str,
     follow: bool,
 ) -> Result<Vec<String>, FileError> {
-    let clean = kiln_llb::keys::clean(pattern);
+    let clean = kiln_gotext::path::rooted(pattern);
     let parts: Vec<&str> = clean.split('/').filter(|part| !part.is_empty()).collect();
     let Some(first) = parts.iter().position(|part| has_wildcards(part)) else {
         return Ok(vec![clean]);
@@ -42,9 +43,9 @@ fn walk(
         return Ok(());
     };
     for name in names(folder, path)? {
-        // Names that aren't UTF-8 can't be named by a pattern.
+        // Names that aren't UTF-8 can't be named by a pattern. A malformed one matches nothing.
         let Some(text) = name.to_str() else { continue };
-        if !matches(part, text) {
+        if !matches(part, text).unwrap_or(false) {
             continue;
         }
         let here = path.join(&name);
@@ -78,133 +79,4 @@ pub(super) fn names(folder: impl AsFd, path: &Path) -> Result<Vec<std::ffi::OsSt
     }
     names.sort_unstable();
     Ok(names)
-}
-
-fn has_wildcards(part: &str) -> bool {
-    let mut bytes = part.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => {
-                bytes.next();
-            }
-            b'*' | b'?' | b'[' => return true,
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Whether one name matches one part of a pattern. A malformed pattern matches nothing.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    // Where to go on after the last star, and what it has taken so far.
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    loop {
-        if p < pattern.len() && pattern[p] == '*' {
-            star = Some((p + 1, n));
-            p += 1;
-            continue;
-        }
-        let step = (p < pattern.len() && n < name.len())
-            .then(|| one(&pattern[p..], name[n]))
-            .flatten();
-        if let Some(used) = step {
-            p += used;
-            n += 1;
-            continue;
-        }
-        if p == pattern.len() && n == name.len() {
-            return true;
-        }
-        match star {
-            Some((after, taken)) if taken < name.len() => {
-                star = Some((after, taken + 1));
-                p = after;
-                n = taken + 1;
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// Matches one character; how much of the pattern it took.
-fn one(pattern: &[char], c: char) -> Option<usize> {
-    match pattern[0] {
-        '?' => Some(1),
-        '\\' => (*pattern.get(1)? == c).then_some(2),
-        '[' => class(pattern, c),
-        plain => (plain == c).then_some(1),
-    }
-}
-
-fn class(pattern: &[char], c: char) -> Option<usize> {
-    let mut at = 1;
-    let negated = pattern.get(at) == Some(&'^');
-    at += usize::from(negated);
-    let mut hit = false;
-    let mut ranges = 0;
-    loop {
-        if pattern.get(at) == Some(&']') && ranges > 0 {
-            return (hit != negated).then_some(at + 1);
-        }
-        let low = character(pattern, &mut at)?;
-        let high = if pattern.get(at) == Some(&'-') {
-            at += 1;
-            character(pattern, &mut at)?
-        } else {
-            low
-        };
-        hit |= low <= c && c <= high;
-        ranges += 1;
-    }
-}
-
-fn character(pattern: &[char], at: &mut usize) -> Option<char> {
-    let mut c = *pattern.get(*at)?;
-    if matches!(c, '-' | ']') {
-        return None;
-    }
-    *at += 1;
-    if c == '\\' {
-        c = *pattern.get(*at)?;
-        *at += 1;
-    }
-    Some(c)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_match_as_in_go() {
-        for (pattern, name, want) in [
-            ("*", "", true),
-            ("*.txt", "a.txt", true),
-            ("*.txt", "a.txtx", false),
-            ("a*b*c", "aXbYbZc", true),
-            ("a*b*c", "aXbY", false),
-            ("a?c", "abc", true),
-            ("a?c", "ac", false),
-            ("?", "é", true),
-            ("[a-c]x", "bx", true),
-            ("[^a-c]x", "bx", false),
-            ("[^a-c]x", "dx", true),
-            ("[", "[", false),
-            ("[]a]", "]", false),
-            ("[a-]", "a", false),
-            ("\\*", "*", true),
-            ("\\*", "x", false),
-            ("[\\]]", "]", true),
-            (
-                "*a*a*a*a*a*a*a*a*b",
-                "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-                false,
-            ),
-        ] {
-            assert_eq!(matches(pattern, name), want, "{pattern} {name}");
-        }
-    }
 }

@@ -52,7 +52,7 @@ pub(super) fn tree(folder: impl AsFd, name: &OsStr, path: &Path) -> Result<(), F
 
 /// The `rm` action on one path.
 pub(super) fn path(root: &RootDir, path: &str, allow_not_found: bool) -> Result<(), FileError> {
-    let clean = kiln_llb::keys::clean(path);
+    let clean = kiln_gotext::path::rooted(path);
     let full = Path::new(&clean);
     if clean == "/" {
         return Err(FileError::EmptyPath);

@@ -35,7 +35,7 @@ pub(super) fn if_archive(
     time: Option<Timespec>,
     cancel: &CancellationToken,
 ) -> Result<bool, FileError> {
-    let src = PathBuf::from(kiln_llb::keys::clean(src));
+    let src = PathBuf::from(kiln_gotext::path::rooted(src));
     let Some(file) = open(source, &src)? else {
         return Ok(false);
     };
@@ -47,7 +47,7 @@ pub(super) fn if_archive(
         reason,
     };
     let folder = root
-        .resolve(Path::new(&kiln_llb::keys::clean(dest)))
+        .resolve(Path::new(&kiln_gotext::path::rooted(dest)))
         .map_err(FileError::at("lstat", dest))?;
     actions::make_folders(root, &folder, 0o755, owner, time)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;

@@ -41,8 +41,8 @@ impl GitRequest {
         let mut request = Self {
             remote,
             name: name.to_owned(),
-            subdir: clean(subdir)
-                .ok_or_else(|| address("the directory is outside of the repository"))?,
+            // As seen from the repository's root.
+            subdir: kiln_gotext::path::rooted(subdir).split_off(1),
             ..Self::default()
         };
         for (key, value) in &op.attrs {
@@ -193,19 +193,6 @@ fn percent_decoded(text: &str) -> String {
         }
     }
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-/// The directory without `.`, `..` and doubled slashes, as seen from the repository's root. `None` for a NUL.
-fn clean(path: &str) -> Option<String> {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    (!path.contains('\0')).then(|| parts.join("/"))
 }
 
 #[cfg(test)]

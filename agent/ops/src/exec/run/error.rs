@@ -116,58 +116,9 @@ impl Drop for Leftovers {
     }
 }
 
-/// A command as BuildKit quotes it: Go's `%q` of its words joined by spaces.
-pub(super) fn quoted(args: &[String]) -> String {
-    use fmt::Write;
-    let mut out = String::from("\"");
-    for c in args.join(" ").chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            // Writing to a string can't fail.
-            c if (c as u32) < 0x20 || c == '\u{7f}' => {
-                let _ = write!(out, "\\x{:02x}", c as u32);
-            }
-            '\u{80}'..='\u{a0}'
-            | '\u{ad}'
-            | '\u{2000}'..='\u{200f}'
-            | '\u{2028}'..='\u{202f}'
-            | '\u{feff}' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commands_are_quoted_as_go_does() {
-        let args = |text: &str| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()];
-        let cases = [
-            ("exit 3", "\"/bin/sh -c exit 3\""),
-            (
-                "echo \"a\\b\" 'c' <&>",
-                "\"/bin/sh -c echo \\\"a\\\\b\\\" 'c' <&>\"",
-            ),
-            ("a\n\tb\u{1}ü", "\"/bin/sh -c a\\n\\tb\\x01ü\""),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(quoted(&args(text)), expected);
-        }
-    }
 
     #[test]
     fn failures_read_as_buildkits() {
