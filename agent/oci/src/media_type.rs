@@ -8,8 +8,6 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// The empty JSON object `{}`.
 pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
-/// The `oci-layout` file.
-pub const OCI_LAYOUT_HEADER: &str = "application/vnd.oci.layout.header.v1+json";
 /// A layer: a plain tar.
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// A layer: a tar in gzip.
@@ -30,8 +28,6 @@ pub const OCI_LAYER_NONDISTRIBUTABLE_ZSTD: &str =
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's image manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// Docker's image manifest, schema 1: refused.
-pub const DOCKER_MANIFEST_V1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 /// Docker's signed image manifest, schema 1: refused.
 pub const DOCKER_MANIFEST_V1_SIGNED: &str =
     "application/vnd.docker.distribution.manifest.v1+prettyjws";

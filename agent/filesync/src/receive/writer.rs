@@ -5,21 +5,22 @@
 //! deleted, one that is the same is left alone, any other is made anew. What needs data is asked for
 //! at once; hard links and times of directories wait for the end, when nothing changes any more.
 
+mod end;
+mod place;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode};
-use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use super::incoming::{Incoming, Parent, temp_name};
+use super::incoming::{Incoming, Parent};
 use super::order::Order;
 use super::{Queued, entry};
-use crate::path::{base, parent};
-use crate::{Change, ChangeHook, Differ, Error, Packet, ReceiveOptions, Stat, Summary, mode};
+use crate::path::parent;
+use crate::{Change, ChangeHook, Error, Packet, ReceiveOptions, Stat, Summary, mode};
 
 /// Files that are asked for at a time.
 const IN_FLIGHT: usize = 256;
@@ -235,148 +236,6 @@ impl Writer {
         self.place(id, stat)
     }
 
-    /// Compares an entry with the destination and makes it, or asks for it.
-    fn place(&mut self, id: u32, stat: Box<Stat>) -> Result<(), Error> {
-        let dir = parent(&stat.path);
-        while self.chain.last().is_some_and(|level| level.path != dir) {
-            self.leave()?;
-        }
-        let name = base(&stat.path).to_owned();
-        self.delete_until(Some(name.as_bytes()))?;
-        let Some(level) = self.chain.last_mut() else {
-            return Err(Error::Order {
-                path: stat.path.clone(),
-                after: String::new(),
-            });
-        };
-        let there = self.options.merge
-            || level
-                .before
-                .pop_if(|before| **before == *name.as_bytes())
-                .is_some();
-        let parent = Rc::clone(&level.parent);
-        let mut old = if there {
-            entry::existing(&parent.fd, &name, &stat.path, &mut self.inodes)?
-        } else {
-            None
-        };
-        let differ = self.options.differ == Differ::None || self.options.merge;
-        let is_dir = mode::is_dir(stat.mode);
-        if let Some(stat) = &old
-            && mode::is_dir(stat.mode) != is_dir
-        {
-            let path = self.path_of(&name);
-            self.delete(&parent.fd, name.as_bytes(), path)?;
-            old = None;
-        }
-        if is_dir {
-            return self.directory(&parent, &name, stat, old.as_ref());
-        }
-        let linked_anew =
-            !mode::is_symlink(stat.mode) && self.targets.get(stat.linkname.as_str()) == Some(&true);
-        if !differ && !linked_anew && old.as_ref().is_some_and(|old| entry::same(old, &stat)) {
-            return Ok(());
-        }
-        self.begin(&stat.path)?;
-        if mode::has_data(stat.mode) && stat.linkname.is_empty() {
-            self.targets.insert(stat.path.as_str().into(), true);
-            let incoming = Incoming::new(parent, &name, stat, old.is_some());
-            self.ask(id, incoming);
-            return Ok(());
-        }
-        if !mode::is_symlink(stat.mode) && !stat.linkname.is_empty() {
-            self.links.push(*stat);
-            return Ok(());
-        }
-        let made = self.temp_name_if(old.is_some(), &name);
-        if !mode::is_symlink(stat.mode) {
-            self.targets.insert(stat.path.as_str().into(), true);
-        }
-        entry::make_special(&parent.fd, &made, &stat)?;
-        rename(&parent.fd, &made, &name, &stat.path)?;
-        self.put(stat, None)
-    }
-
-    fn path_of(&self, name: &str) -> String {
-        match self.chain.last() {
-            Some(level) if !level.path.is_empty() => format!("{}/{name}", level.path),
-            _ => name.to_owned(),
-        }
-    }
-
-    fn directory(
-        &mut self,
-        parent: &Parent,
-        name: &str,
-        stat: Box<Stat>,
-        old: Option<&Stat>,
-    ) -> Result<(), Error> {
-        let path = stat.path.clone();
-        let same = old.is_some_and(|old| entry::same(old, &stat));
-        if !same {
-            self.begin(&path)?;
-        }
-        if old.is_none() {
-            rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700))
-                .map_err(|errno| Error::io("create directory", &path, errno))?;
-        }
-        let fd = rustix::fs::openat(&parent.fd, name, entry::DIR_FLAGS, Mode::empty())
-            .map_err(|errno| Error::io("open directory", &path, errno))?;
-        self.dir_times.push((path.clone(), stat.mod_time));
-        if !same {
-            let owned = old.is_none() && parent.owner == Some((stat.uid, stat.gid));
-            entry::set_metadata(&fd, &stat, owned)?;
-            self.put(stat, None)?;
-        }
-        self.enter(path, fd, old.is_some())
-    }
-
-    fn enter(&mut self, path: String, fd: OwnedFd, existed: bool) -> Result<(), Error> {
-        let mut before = Vec::new();
-        if existed && !self.options.merge {
-            before = entry::names(&fd, &path)?;
-            before.reverse();
-        }
-        // In a set-group-id directory new files get the directory's group.
-        let found = rustix::fs::fstat(&fd).map_err(|errno| Error::io("stat", &path, errno))?;
-        let owner = (found.st_mode & 0o2000 == 0).then(|| {
-            (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            )
-        });
-        let parent = Rc::new(Parent { fd, owner });
-        self.chain.push(Level {
-            path,
-            parent,
-            before,
-        });
-        Ok(())
-    }
-
-    /// Deletes what is left of the current directory's old names and goes up.
-    fn leave(&mut self) -> Result<(), Error> {
-        self.delete_until(None)?;
-        self.chain.pop();
-        Ok(())
-    }
-
-    /// Deletes old names of the current directory that sort before `name`, or all.
-    fn delete_until(&mut self, name: Option<&[u8]>) -> Result<(), Error> {
-        loop {
-            let Some(level) = self.chain.last_mut() else {
-                return Ok(());
-            };
-            let passed = level
-                .before
-                .pop_if(|before| name.is_none_or(|name| **before < *name));
-            let Some(passed) = passed else { return Ok(()) };
-            let parent = Rc::clone(&level.parent);
-            let path = self.path_of(&String::from_utf8_lossy(&passed));
-            self.delete(&parent.fd, &passed, path)?;
-        }
-    }
-
     /// Comes before every change.
     fn begin(&mut self, path: &str) -> Result<(), Error> {
         if self.begun {
@@ -390,13 +249,6 @@ impl Writer {
                 source,
             }),
         }
-    }
-
-    fn delete(&mut self, dir: &OwnedFd, name: &[u8], path: String) -> Result<(), Error> {
-        self.begin(&path)?;
-        entry::remove(dir, name, &path)?;
-        self.summary.deleted += 1;
-        self.change(Change::Delete { path })
     }
 
     fn ask(&mut self, id: u32, incoming: Incoming) {
@@ -427,67 +279,6 @@ impl Writer {
         self.put(incoming.stat, digest)
     }
 
-    /// What had to wait until nothing else changes.
-    fn finish(&mut self) -> Result<(), Error> {
-        for stat in std::mem::take(&mut self.links) {
-            self.link(&stat)?;
-            self.put(Box::new(stat), None)?;
-        }
-        if self.options.metadata_only.is_some() {
-            self.write_stats()?;
-        }
-        for (path, time) in std::mem::take(&mut self.dir_times).into_iter().rev() {
-            let dir = entry::open_below(&self.root, &path)
-                .map_err(|errno| Error::io("open directory", &path, errno))?;
-            rustix::fs::futimens(&dir, &entry::times(time))
-                .map_err(|errno| Error::io("set times", &path, errno))?;
-        }
-        Ok(())
-    }
-
-    fn link(&mut self, stat: &Stat) -> Result<(), Error> {
-        let failed = |errno: Errno| Error::io("link", &stat.path, errno);
-        let from = entry::open_below(&self.root, parent(&stat.linkname)).map_err(failed)?;
-        let to = entry::open_below(&self.root, parent(&stat.path)).map_err(failed)?;
-        let (source, name) = (base(&stat.linkname), base(&stat.path));
-        match rustix::fs::linkat(&from, source, &to, name, AtFlags::empty()) {
-            Err(Errno::EXIST) => {
-                let temp = temp_name(&mut self.temp);
-                rustix::fs::linkat(&from, source, &to, &temp, AtFlags::empty()).map_err(failed)?;
-                rustix::fs::renameat(&to, &temp, &to, name).map_err(failed)?;
-                // Renaming onto another name of the same inode does nothing at all.
-                match rustix::fs::unlinkat(&to, &temp, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => Ok(()),
-                    Err(errno) => Err(failed(errno)),
-                }
-            }
-            result => result.map_err(failed),
-        }
-    }
-
-    fn write_stats(&mut self) -> Result<(), Error> {
-        use std::io::Write as _;
-        let failed = |error: std::io::Error| Error::io("write", METADATA_FILE, error);
-        entry::remove(&self.root, METADATA_FILE.as_bytes(), METADATA_FILE)?;
-        let flags = rustix::fs::OFlags::WRONLY
-            | rustix::fs::OFlags::CREATE
-            | rustix::fs::OFlags::EXCL
-            | rustix::fs::OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.root, METADATA_FILE, flags, Mode::from_raw_mode(0o644))
-            .map_err(|errno| failed(errno.into()))?;
-        std::fs::File::from(fd)
-            .write_all(&self.stats)
-            .map_err(failed)
-    }
-
-    fn temp_name_if(&mut self, needed: bool, name: &str) -> String {
-        if needed {
-            temp_name(&mut self.temp)
-        } else {
-            name.to_owned()
-        }
-    }
-
     fn put(&self, stat: Box<Stat>, digest: Option<[u8; 32]>) -> Result<(), Error> {
         self.change(Change::Put {
             path: stat.path.clone(),
@@ -507,11 +298,4 @@ impl Writer {
         hook.change(change)
             .map_err(|source| Error::Hook { path, source })
     }
-}
-
-fn rename(dir: &OwnedFd, from: &str, to: &str, path: &str) -> Result<(), Error> {
-    if from == to {
-        return Ok(());
-    }
-    rustix::fs::renameat(dir, from, dir, to).map_err(|errno| Error::io("replace", path, errno))
 }
