@@ -169,7 +169,8 @@ impl Shared {
             digester: Arc::clone(&digester),
         };
         let ahead = ReadAhead::new(hashed).map_err(failed)?;
-        let applied = self.fill_snapshot(layer, below, is_lowest, ahead)?;
+        let limits = Limits::for_blob(blob.descriptor.size);
+        let applied = self.fill_snapshot(layer, below, is_lowest, ahead, limits)?;
         let found = take_digest(&digester);
         if found != blob.diff_id {
             self.snapshots.remove(&layer.snapshot)?;
@@ -190,6 +191,7 @@ impl Shared {
         below: &[String],
         is_lowest: bool,
         archive: impl Read,
+        limits: Limits,
     ) -> Result<Applied> {
         let below: Vec<&str> = below.iter().map(String::as_str).collect();
         let buffered = std::io::BufReader::with_capacity(128 << 10, archive);
@@ -198,7 +200,7 @@ impl Shared {
             .create(&layer.snapshot, &below)
             .and_then(|()| {
                 self.snapshots
-                    .apply(&layer.snapshot, buffered, is_lowest, Limits::default())
+                    .apply(&layer.snapshot, buffered, is_lowest, limits)
             });
         if applied.is_err()
             && let Err(error) = self.snapshots.remove(&layer.snapshot)

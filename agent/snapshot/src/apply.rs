@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use self::parents::Parents;
-use crate::tar::{Entry, Limits, TarError, TarReader, TarTime};
+use crate::tar::{Header, Limits, TarError, TarReader, TarTime};
 
 /// What a layer's whiteouts become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ struct Applier {
 }
 
 impl Applier {
-    fn take(&mut self, entry: &Entry, data: &mut impl Read) -> Result<(), ApplyError> {
+    fn take(&mut self, entry: &Header, data: &mut impl Read) -> Result<(), ApplyError> {
         let Some(path) = CleanPath::new(&entry.name) else {
             return Ok(());
         };

@@ -5,13 +5,17 @@
 //! name splitting and its record order follow Go's exactly; the tests compare with layers that a real
 //! engine made.
 
+mod fields;
+mod header;
+mod pax;
 mod reader;
 mod rewrite;
 mod writer;
 
-pub use reader::{Entry, Limits, TarError, TarReader};
+pub use header::Header;
+pub use reader::{Limits, TarError, TarReader};
 pub use rewrite::rewrite_timestamps;
-pub use writer::{Header, TarWriter};
+pub use writer::TarWriter;
 
 /// Bytes of a header, and the unit that data is padded to.
 pub const BLOCK: usize = 512;

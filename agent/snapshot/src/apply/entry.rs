@@ -10,14 +10,14 @@ use rustix::io::Errno;
 
 use super::{Applier, ApplyError, CleanPath, Whiteouts};
 use crate::stack::{file_type, is_whiteout};
-use crate::tar::{Entry, Kind, TarTime};
+use crate::tar::{Header, Kind, TarTime};
 
 impl Applier {
     /// Makes what the entry says, in place of what is there.
     pub(super) fn extract(
         &mut self,
         path: &CleanPath,
-        entry: &Entry,
+        entry: &Header,
         data: &mut impl Read,
     ) -> Result<(), ApplyError> {
         let name = &entry.name;
@@ -180,7 +180,7 @@ impl Applier {
     fn fill(
         &mut self,
         file: &OwnedFd,
-        entry: &Entry,
+        entry: &Header,
         data: &mut impl Read,
     ) -> Result<(), ApplyError> {
         let mut left = entry.size;
@@ -233,7 +233,7 @@ impl Applier {
         &mut self,
         parent: BorrowedFd<'_>,
         path: &CleanPath,
-        entry: &Entry,
+        entry: &Header,
     ) -> Result<(), ApplyError> {
         let missing = || ApplyError::entry(&entry.name, "the target of a hard link isn't there");
         let target = CleanPath::new(&entry.linkname).ok_or_else(missing)?;
@@ -287,7 +287,7 @@ enum Target<'a> {
     Link(BorrowedFd<'a>, &'a [u8]),
 }
 
-fn set_metadata(target: &Target<'_>, entry: &Entry) -> Result<(), ApplyError> {
+fn set_metadata(target: &Target<'_>, entry: &Header) -> Result<(), ApplyError> {
     let owner = |id: u64| {
         u32::try_from(id)
             .ok()

@@ -2,10 +2,10 @@
 //!
 //! Reads V7, USTAR, PAX and GNU (long names, base-256 numbers). Sparse files are refused by name.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use super::{BLOCK, Kind, PAX_XATTR, TarTime};
+use super::pax::{self, Records};
+use super::{BLOCK, Header, Kind, TarTime, fields};
 
 /// Why an archive was refused.
 #[derive(Debug, thiserror::Error)]
@@ -64,53 +64,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Limits for a blob of `compressed` bytes, which bound how much it may inflate.
+    /// Limits for a blob of `compressed` bytes, which bound how much it may inflate: more than any real data
+    /// does, and enough for a large file of zeros, of which zstd leaves almost nothing.
     pub fn for_blob(compressed: u64) -> Self {
         Self {
-            data: compressed.saturating_mul(2000).saturating_add(4 << 30),
+            data: compressed.saturating_mul(2000).saturating_add(64 << 30),
             ..Self::default()
         }
-    }
-}
-
-/// One entry of an archive.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// Its path as the archive has it.
-    pub name: Vec<u8>,
-    /// Target of a link.
-    pub linkname: Vec<u8>,
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits with set-id and sticky bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u64,
-    /// Group.
-    pub gid: u64,
-    /// Name of the owner.
-    pub uname: Vec<u8>,
-    /// Name of the group.
-    pub gname: Vec<u8>,
-    /// Bytes of data.
-    pub size: u64,
-    /// Of the last change.
-    pub mtime: TarTime,
-    /// Of a device.
-    pub devmajor: u32,
-    /// Of a device.
-    pub devminor: u32,
-    /// All PAX records of it, global ones included.
-    pub pax: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-impl Entry {
-    /// Its extended attributes.
-    pub fn xattrs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.pax.iter().filter_map(|(key, value)| {
-            let name = key.strip_prefix(PAX_XATTR.as_bytes())?;
-            Some((name, value.as_slice()))
-        })
     }
 }
 
@@ -119,7 +79,7 @@ impl Entry {
 pub struct TarReader<R> {
     input: R,
     limits: Limits,
-    global: BTreeMap<Vec<u8>, Vec<u8>>,
+    global: Records,
     /// Data of the current entry that wasn't read yet.
     left: u64,
     /// Padding after it.
@@ -135,7 +95,7 @@ impl<R: Read> TarReader<R> {
         Self {
             input,
             limits,
-            global: BTreeMap::new(),
+            global: Records::new(),
             left: 0,
             padding: 0,
             entries: 0,
@@ -145,7 +105,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next entry. `None` at the end, which is two zero blocks or the end of the stream.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    pub fn next_entry(&mut self) -> Result<Option<Header>, TarError> {
         if self.ended {
             return Ok(None);
         }
@@ -165,18 +125,17 @@ impl<R: Read> TarReader<R> {
             let size = self.number(&block[124..136])?;
             match block[156] {
                 b'x' => {
-                    let body = self.body(size)?;
-                    self.records(&body, &mut pax)?;
+                    self.records(size, &mut pax)?;
                 }
                 b'g' => {
-                    let body = self.body(size)?;
                     let mut global = std::mem::take(&mut self.global);
-                    self.records(&body, &mut global)?;
+                    self.records(size, &mut global)?;
                     pax.extend(global.clone());
+                    self.check_records(&pax)?;
                     self.global = global;
                 }
-                b'L' => long_name = Some(until_nul(&self.body(size)?).to_vec()),
-                b'K' => long_link = Some(until_nul(&self.body(size)?).to_vec()),
+                b'L' => long_name = Some(fields::text(&self.body(size)?).to_vec()),
+                b'K' => long_link = Some(fields::text(&self.body(size)?).to_vec()),
                 _ => {
                     return self
                         .entry(&block, size, pax, long_name, long_link)
@@ -207,22 +166,22 @@ impl<R: Read> TarReader<R> {
         &mut self,
         block: &[u8; BLOCK],
         size: u64,
-        pax: BTreeMap<Vec<u8>, Vec<u8>>,
+        pax: Records,
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
-    ) -> Result<Entry, TarError> {
+    ) -> Result<Header, TarError> {
         let magic = &block[257..265];
         let ustar = magic == b"ustar\x0000";
-        let mut name = until_nul(&block[..100]).to_vec();
+        let mut name = fields::text(&block[..100]).to_vec();
         if ustar {
-            let prefix = until_nul(&block[345..500]);
+            let prefix = fields::text(&block[345..500]);
             if !prefix.is_empty() {
                 name = [prefix, b"/", &name].concat();
             }
         }
-        let mut entry = Entry {
+        let mut entry = Header {
             name: long_name.unwrap_or(name),
-            linkname: long_link.unwrap_or_else(|| until_nul(&block[157..257]).to_vec()),
+            linkname: long_link.unwrap_or_else(|| fields::text(&block[157..257]).to_vec()),
             kind: Kind::Regular,
             mode: (self.number(&block[100..108])? & 0o7777) as u32,
             uid: self.number(&block[108..116])?,
@@ -239,12 +198,12 @@ impl<R: Read> TarReader<R> {
             pax,
         };
         if magic.starts_with(b"ustar") {
-            entry.uname = until_nul(&block[265..297]).to_vec();
-            entry.gname = until_nul(&block[297..329]).to_vec();
+            entry.uname = fields::text(&block[265..297]).to_vec();
+            entry.gname = fields::text(&block[297..329]).to_vec();
             entry.devmajor = self.number(&block[329..337])? as u32;
             entry.devminor = self.number(&block[337..345])? as u32;
         }
-        self.apply_records(&mut entry)?;
+        pax::apply(&mut entry).map_err(|what| self.damaged(what))?;
         entry.kind = match block[156] {
             b'0' | 0 | b'7' if entry.name.ends_with(b"/") && block[156] == 0 => Kind::Directory,
             b'0' | 0 | b'7' => Kind::Regular,
@@ -286,37 +245,6 @@ impl<R: Read> TarReader<R> {
         Ok(entry)
     }
 
-    fn apply_records(&self, entry: &mut Entry) -> Result<(), TarError> {
-        let text = |key: &[u8]| entry.pax.get(key).filter(|value| !value.is_empty());
-        let number = |key: &[u8]| {
-            text(key)
-                .map(|value| {
-                    std::str::from_utf8(value)
-                        .ok()
-                        .and_then(|value| value.parse::<u64>().ok())
-                        .ok_or_else(|| self.damaged("a PAX record that should be a number"))
-                })
-                .transpose()
-        };
-        let (path, linkpath) = (text(b"path").cloned(), text(b"linkpath").cloned());
-        let (uname, gname) = (text(b"uname").cloned(), text(b"gname").cloned());
-        let (uid, gid, size) = (number(b"uid")?, number(b"gid")?, number(b"size")?);
-        let mtime = text(b"mtime")
-            .map(|value| {
-                parse_time(value).ok_or_else(|| self.damaged("a PAX time that isn't a number"))
-            })
-            .transpose()?;
-        entry.name = path.unwrap_or_else(|| std::mem::take(&mut entry.name));
-        entry.linkname = linkpath.unwrap_or_else(|| std::mem::take(&mut entry.linkname));
-        entry.uname = uname.unwrap_or_else(|| std::mem::take(&mut entry.uname));
-        entry.gname = gname.unwrap_or_else(|| std::mem::take(&mut entry.gname));
-        entry.uid = uid.unwrap_or(entry.uid);
-        entry.gid = gid.unwrap_or(entry.gid);
-        entry.size = size.unwrap_or(entry.size);
-        entry.mtime = mtime.unwrap_or(entry.mtime);
-        Ok(())
-    }
-
     /// The next header block, checksum verified; `None` at the end.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let mut zeros = 0;
@@ -335,12 +263,7 @@ impl<R: Read> TarReader<R> {
             if zeros == 1 {
                 return Err(self.damaged("a zero block in the middle"));
             }
-            let stored = self.number(&block[148..156])?;
-            let mut summed = block;
-            summed[148..156].fill(b' ');
-            let unsigned: u64 = summed.iter().map(|&b| u64::from(b)).sum();
-            let signed: i64 = summed.iter().map(|&b| i64::from(b.cast_signed())).sum();
-            if stored != unsigned && i64::try_from(stored).ok() != Some(signed) {
+            if !fields::is_sealed(&block) {
                 return Err(self.damaged("the checksum is wrong"));
             }
             return Ok(Some(block));
@@ -375,34 +298,6 @@ impl<R: Read> TarReader<R> {
         Ok(body)
     }
 
-    fn records(
-        &self,
-        mut body: &[u8],
-        into: &mut BTreeMap<Vec<u8>, Vec<u8>>,
-    ) -> Result<(), TarError> {
-        let damaged = || self.damaged("PAX records that can't be read");
-        while !body.is_empty() {
-            let space = body.iter().position(|&b| b == b' ').ok_or_else(damaged)?;
-            let length: usize = std::str::from_utf8(&body[..space])
-                .ok()
-                .and_then(|digits| digits.parse().ok())
-                .ok_or_else(damaged)?;
-            if length <= space + 1 || length > body.len() || body[length - 1] != b'\n' {
-                return Err(damaged());
-            }
-            let record = &body[space + 1..length - 1];
-            let equals = record.iter().position(|&b| b == b'=').ok_or_else(damaged)?;
-            let (key, value) = (record[..equals].to_vec(), record[equals + 1..].to_vec());
-            if value.is_empty() && !key.starts_with(PAX_XATTR.as_bytes()) {
-                into.remove(&key);
-            } else {
-                into.insert(key, value);
-            }
-            body = &body[length..];
-        }
-        Ok(())
-    }
-
     fn skip(&mut self, bytes: u64) -> Result<(), TarError> {
         let skipped = io::copy(&mut (&mut self.input).take(bytes), &mut io::sink())?;
         if skipped < bytes {
@@ -411,41 +306,28 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
+    /// Reads an extended header of so many bytes.
+    fn records(&mut self, size: u64, into: &mut Records) -> Result<(), TarError> {
+        let body = self.body(size)?;
+        pax::read(&body, into).map_err(|what| self.damaged(what))?;
+        self.check_records(into)
+    }
+
+    /// Many extended headers may not hold more than one large one.
+    fn check_records(&self, records: &Records) -> Result<(), TarError> {
+        let held: usize = records.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if held > self.limits.pax {
+            return Err(limit("bytes of PAX records", self.limits.pax as u64));
+        }
+        Ok(())
+    }
+
     fn number(&self, field: &[u8]) -> Result<u64, TarError> {
         u64::try_from(self.signed(field)?).map_err(|_| self.damaged("a negative number"))
     }
 
-    /// Octal digits between spaces and NULs, or GNU's base 256.
     fn signed(&self, field: &[u8]) -> Result<i64, TarError> {
-        let damaged = || self.damaged("a field that isn't a number");
-        if field[0] & 0x80 != 0 {
-            let negative = field[0] & 0x40 != 0;
-            let mut value: i128 = if negative { -1 } else { 0 };
-            for (i, &byte) in field.iter().enumerate() {
-                let byte = match (i, negative) {
-                    (0, false) => byte & 0x7f,
-                    _ => byte,
-                };
-                value = (value << 8) | i128::from(byte);
-                if value > i128::from(i64::MAX) || value < i128::from(i64::MIN) {
-                    return Err(damaged());
-                }
-            }
-            return i64::try_from(value).map_err(|_| damaged());
-        }
-        let text = field
-            .iter()
-            .copied()
-            .skip_while(|&b| b == b' ' || b == 0)
-            .take_while(|&b| b != b' ' && b != 0);
-        let mut value: i64 = 0;
-        for digit in text {
-            if !(b'0'..=b'7').contains(&digit) {
-                return Err(damaged());
-            }
-            value = value * 8 + i64::from(digit - b'0');
-        }
-        Ok(value)
+        fields::number(field).ok_or_else(|| self.damaged("a field that isn't a number"))
     }
 
     fn damaged(&self, what: &'static str) -> TarError {
@@ -476,35 +358,4 @@ impl<R: Read> Read for TarReader<R> {
 
 fn limit(what: &'static str, limit: u64) -> TarError {
     TarError::Limit { what, limit }
-}
-
-fn until_nul(field: &[u8]) -> &[u8] {
-    let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
-    &field[..end]
-}
-
-/// Decimal seconds with an optional fraction, cut at nanoseconds.
-pub(super) fn parse_time(text: &[u8]) -> Option<TarTime> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let seconds: i64 = whole.parse().ok()?;
-    let digits: String = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect();
-    let nanoseconds: u32 = digits.parse().ok()?;
-    if whole.starts_with('-') && nanoseconds > 0 {
-        return Some(TarTime {
-            seconds: seconds.checked_sub(1)?,
-            nanoseconds: 1_000_000_000 - nanoseconds,
-        });
-    }
-    Some(TarTime {
-        seconds,
-        nanoseconds,
-    })
 }

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 
-use super::reader::parse_time;
-use super::{Header, Limits, TarError, TarReader, TarTime, TarWriter};
+use super::pax::parse_time;
+use super::{Limits, TarError, TarReader, TarTime, TarWriter};
 
 /// Copies the archive; times after `epoch` (seconds since 1970) become `epoch`. The output is what a
 /// Go program gets that reads headers and writes them again, except that GNU forms come out as PAX.
@@ -21,30 +21,17 @@ pub fn rewrite_timestamps<W: Write>(
     };
     let mut reader = TarReader::new(input, limits);
     let mut writer = TarWriter::new(output);
-    while let Some(entry) = reader.next_entry()? {
-        let mut pax = entry.pax;
+    while let Some(mut header) = reader.next_entry()? {
+        header.mtime = clamp(header.mtime);
         for key in [&b"atime"[..], b"ctime"] {
-            if let Some(time) = pax.get(key).and_then(|value| parse_time(value))
+            if let Some(time) = header.pax.get(key).and_then(|value| parse_time(value))
                 && clamp(time) != time
             {
-                pax.insert(key.to_vec(), epoch.to_string().into_bytes());
+                header
+                    .pax
+                    .insert(key.to_vec(), epoch.to_string().into_bytes());
             }
         }
-        let header = Header {
-            name: entry.name,
-            linkname: entry.linkname,
-            kind: entry.kind,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            uname: entry.uname,
-            gname: entry.gname,
-            size: entry.size,
-            mtime: clamp(entry.mtime),
-            devmajor: entry.devmajor,
-            devminor: entry.devminor,
-            pax,
-        };
         writer.entry(&header, &mut reader)?;
     }
     reader.drain()?;
