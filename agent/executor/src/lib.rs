@@ -3,6 +3,7 @@
 //! Invariants: an executor never resolves names (users, groups and paths arrive as numbers and mounts);
 //! a container that ended, failed or was cancelled leaves no process, mount, cgroup or file.
 
+mod containers;
 pub mod isolation;
 mod limits;
 mod runc;

@@ -8,7 +8,6 @@ mod bundle;
 mod monitor;
 mod spec;
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,15 +15,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kiln_sys::cgroup::Cgroups;
-use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::task::{blocking, supervised};
-use crate::{
-    ContainerSpec, Executor, ExecutorError, Exit, ProcessIo, ProcessSpec, check_id, prepare,
-};
+use crate::containers::{Containers, Place};
+use crate::task::blocking;
+use crate::{ContainerSpec, Executor, ExecutorError, Exit, ProcessIo, ProcessSpec, prepare};
 use bundle::Bundle;
 use monitor::Call;
 
@@ -48,21 +43,13 @@ pub struct RuncConfig {
 #[derive(Debug)]
 pub struct RuncExecutor {
     inner: Arc<Inner>,
-    tracker: TaskTracker,
 }
 
 #[derive(Debug)]
 struct Inner {
     config: RuncConfig,
     cgroups: Cgroups,
-    running: Mutex<HashMap<String, Running>>,
-}
-
-#[derive(Debug, Clone)]
-struct Running {
-    spec: Arc<ContainerSpec>,
-    /// Turns true once the first process runs; closes with the container.
-    started: watch::Receiver<bool>,
+    containers: Containers<()>,
 }
 
 impl RuncExecutor {
@@ -73,13 +60,12 @@ impl RuncExecutor {
             .map_err(prepare(|| format!("create {}", state.display())))?;
         let inner = Inner {
             cgroups: Cgroups::discover().map_err(prepare(|| "find cgroups".into()))?,
-            running: Mutex::default(),
+            containers: Containers::default(),
             config,
         };
         inner.clear_stale(&state);
         Ok(Self {
             inner: Arc::new(inner),
-            tracker: TaskTracker::new(),
         })
     }
 }
@@ -155,13 +141,12 @@ impl Inner {
 
     async fn run(
         self: Arc<Self>,
-        container: Arc<ContainerSpec>,
+        mut place: Place<()>,
         process: ProcessSpec,
         io: ProcessIo,
-        started: Option<tokio::sync::oneshot::Sender<()>>,
-        running: watch::Sender<bool>,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
+        let container = Arc::clone(&place.spec);
         let (cgroup, name) = self.cgroup(&container);
         let prepared = {
             let (inner, container, process) =
@@ -181,25 +166,10 @@ impl Inner {
             pid_file: prepared.file("pid"),
             log: prepared.file("log.json"),
         };
-        let tell = || {
-            running.send_replace(true);
-            if let Some(started) = started {
-                // Whoever asked may have stopped listening.
-                let _ = started.send(());
-            }
-        };
-        let ended = call
-            .run(io, tell, None, &cancel, async |process| {
-                if let Some(process) = process
-                    && let Err(error) = process.kill()
-                {
-                    tracing::warn!(%error, "a container's process could not be killed");
-                }
-            })
-            .await;
+        let ended = call.run(io, || place.runs(()), None, &cancel).await;
         let cancelled = matches!(ended, Err(ExecutorError::Cancelled));
         let kills = self.cgroups.oom_kills(self.parent(&container), &name);
-        drop(running);
+        place.ended();
         self.delete(&container.id, cancelled).await;
         let group = self.cgroups.group(self.parent(&container), &name);
         // Unmounting waits for file systems, so it is kept off the runtime's threads.
@@ -252,19 +222,8 @@ impl Inner {
         io: ProcessIo,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
-        let not_running = || ExecutorError::NotRunning(id.clone());
-        let mut entry = self
-            .running
-            .lock()
-            .get(&id)
-            .cloned()
-            .ok_or_else(not_running)?;
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(ExecutorError::Cancelled),
-            ready = entry.started.wait_for(|started| *started) => { ready.map_err(|_| not_running())?; }
-        }
-        let data = spec::process(&entry.spec, &process).map_err(bad_spec)?;
+        let running = self.containers.running(&id, &cancel).await?;
+        let data = spec::process(running.spec(), &process).map_err(bad_spec)?;
         let scratch = tempfile::Builder::new()
             .prefix("exec-")
             .tempdir_in(self.config.root.join(&id))
@@ -285,20 +244,11 @@ impl Inner {
             pid_file: file("pid"),
             log: file("log.json"),
         };
-        let kill = async |process: Option<kiln_sys::process::PidFd>| {
-            if let Some(process) = process
-                && let Err(error) = process.kill()
-            {
-                tracing::warn!(%error, "a container's process could not be killed");
-            }
-        };
-        let ended = call
-            .run(io, || {}, Some(EXEC_PATIENCE), &cancel, kill)
-            .await?;
+        let ended = call.run(io, || {}, Some(EXEC_PATIENCE), &cancel).await?;
         match ended.failure {
             Some(message) => {
-                if entry.started.has_changed().is_err() {
-                    return Err(not_running());
+                if running.is_over() {
+                    return Err(ExecutorError::NotRunning(id));
                 }
                 let program = process.args.first().map_or("", String::as_str);
                 Err(monitor::failure(message, program))
@@ -329,8 +279,7 @@ fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Executor
 #[async_trait]
 impl Executor for RuncExecutor {
     async fn drain(&self) {
-        self.tracker.close();
-        self.tracker.wait().await;
+        self.inner.containers.drain().await;
     }
 
     async fn run(
@@ -341,39 +290,10 @@ impl Executor for RuncExecutor {
         started: Option<tokio::sync::oneshot::Sender<()>>,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
-        check_id(&container.id)?;
-        let container = Arc::new(container);
-        let (running, watched) = watch::channel(false);
-        let id = container.id.clone();
-        {
-            let mut table = self.inner.running.lock();
-            if table.contains_key(&id) {
-                return Err(ExecutorError::Prepare {
-                    action: format!("create container {id}"),
-                    source: std::io::ErrorKind::AlreadyExists.into(),
-                });
-            }
-            table.insert(
-                id.clone(),
-                Running {
-                    spec: Arc::clone(&container),
-                    started: watched,
-                },
-            );
-        }
+        let place = self.inner.containers.enter(container, started)?;
         let inner = Arc::clone(&self.inner);
-        supervised(&self.tracker, &cancel, async |token| {
-            let forget = Forget {
-                inner: Arc::clone(&inner),
-                id,
-            };
-            let result = inner
-                .run(container, process, io, started, running, token)
-                .await;
-            drop(forget);
-            result
-        })
-        .await
+        let work = |token| inner.run(place, process, io, token);
+        self.inner.containers.supervise(&cancel, work).await
     }
 
     async fn exec(
@@ -383,23 +303,8 @@ impl Executor for RuncExecutor {
         io: ProcessIo,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
-        let inner = Arc::clone(&self.inner);
-        let id = container.to_owned();
-        supervised(&self.tracker, &cancel, |token| {
-            inner.exec(id, process, io, token)
-        })
-        .await
-    }
-}
-
-/// Takes a container off the table.
-struct Forget {
-    inner: Arc<Inner>,
-    id: String,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        self.inner.running.lock().remove(&self.id);
+        let (inner, id) = (Arc::clone(&self.inner), container.to_owned());
+        let work = |token| inner.exec(id, process, io, token);
+        self.inner.containers.supervise(&cancel, work).await
     }
 }

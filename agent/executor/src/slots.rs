@@ -10,33 +10,24 @@
 //! Invariants: a container is killed by its first process's descriptor, and its pid namespace takes
 //! the rest along; a slot goes back to the pool only after its container ended in an orderly way.
 
+mod attend;
 mod job;
 mod pool;
 mod slot;
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kiln_sys::launcher::{Report, wire};
-use kiln_sys::polled::Polled;
-use kiln_sys::process::PidFd;
-use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::streams::{self, ChildStreams, Pumps};
-use crate::task::{blocking, supervised};
-use crate::{
-    ContainerSpec, Executor, ExecutorError, Exit, ProcessControl, ProcessIo, ProcessSpec, check_id,
-    prepare,
-};
+use crate::containers::{Containers, Place};
+use crate::task::blocking;
+use crate::{ContainerSpec, Executor, ExecutorError, Exit, ProcessIo, ProcessSpec};
+use attend::{Attend, Connected};
 use pool::{Pool, Seat};
-use slot::{Slot, Started};
+use slot::Slot;
 
 /// Output of children that a further process left is waited for this long.
 const EXEC_PATIENCE: Duration = Duration::from_millis(200);
@@ -59,21 +50,13 @@ pub struct SlotConfig {
 #[derive(Debug)]
 pub struct SlotExecutor {
     inner: Arc<Inner>,
-    tracker: TaskTracker,
 }
 
 #[derive(Debug)]
 struct Inner {
     config: SlotConfig,
     pool: Pool,
-    running: Mutex<HashMap<String, Running>>,
-}
-
-#[derive(Debug, Clone)]
-struct Running {
-    spec: Arc<ContainerSpec>,
-    /// The slot, once the first process runs; closes with the container.
-    slot: watch::Receiver<Option<Arc<Slot>>>,
+    containers: Containers<Arc<Slot>>,
 }
 
 impl SlotExecutor {
@@ -81,12 +64,11 @@ impl SlotExecutor {
     pub fn new(config: SlotConfig) -> Result<Self, ExecutorError> {
         let inner = Inner {
             pool: Pool::new(&config)?,
-            running: Mutex::default(),
+            containers: Containers::default(),
             config,
         };
         Ok(Self {
             inner: Arc::new(inner),
-            tracker: TaskTracker::new(),
         })
     }
 
@@ -105,13 +87,12 @@ impl SlotExecutor {
 impl Inner {
     async fn run(
         self: Arc<Self>,
-        container: Arc<ContainerSpec>,
+        mut place: Place<Arc<Slot>>,
         process: ProcessSpec,
         io: ProcessIo,
-        started: Option<tokio::sync::oneshot::Sender<()>>,
-        running: watch::Sender<Option<Arc<Slot>>>,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
+        let container = Arc::clone(&place.spec);
         let parent = if container.cgroup_parent.is_empty() {
             &self.config.cgroup_parent
         } else {
@@ -122,17 +103,11 @@ impl Inner {
             () = cancel.cancelled() => return Err(ExecutorError::Cancelled),
             seat = self.pool.seat(parent, container.privileged) => seat?,
         };
-        let tell = |slot: &Arc<Slot>| {
-            running.send_replace(Some(Arc::clone(slot)));
-            if let Some(started) = started {
-                // Whoever asked may have stopped listening.
-                let _ = started.send(());
-            }
-        };
+        let tell = |slot: &Arc<Slot>| place.runs(Arc::clone(slot));
         let result = self
             .contain(&seat, container, process, io, tell, &cancel)
             .await;
-        drop(running);
+        place.ended();
         match &result {
             // After anything unusual a slot is not trusted with another container.
             Ok(_) | Err(ExecutorError::Program { .. } | ExecutorError::Cancelled) => {
@@ -203,31 +178,17 @@ impl Inner {
         io: ProcessIo,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
-        let not_running = || ExecutorError::NotRunning(id.clone());
-        let mut entry = self
-            .running
-            .lock()
-            .get(&id)
-            .cloned()
-            .ok_or_else(not_running)?;
-        let slot = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(ExecutorError::Cancelled),
-            slot = entry.slot.wait_for(Option::is_some) => match slot {
-                Ok(slot) => slot.clone().ok_or_else(not_running)?,
-                Err(_) => return Err(not_running()),
-            },
-        };
+        let running = self.containers.running(&id, &cancel).await?;
         let program = process.args.first().cloned().unwrap_or_default();
-        let mut job = job::further(&entry.spec, &process)?;
+        let mut job = job::further(running.spec(), &process)?;
         let mut connected = Connected::new(io, process.terminal)?;
         let (report, theirs) = job::pipe()?;
         job.connect(theirs, connected.take_child());
-        let started = slot.run(job).await.map_err(|error| match error {
+        let started = running.handle.run(job).await.map_err(|error| match error {
             ExecutorError::Prepare { source, .. }
                 if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
             {
-                not_running()
+                ExecutorError::NotRunning(id)
             }
             other => other,
         })?;
@@ -247,189 +208,10 @@ impl Inner {
     }
 }
 
-/// The two sides of a process's streams.
-struct Connected {
-    child: Option<job::ChildSide>,
-    pumps: Pumps,
-    io: ProcessIo,
-    /// Where a terminal's controlling side will come from.
-    console: Option<OwnedFd>,
-}
-
-impl Connected {
-    fn new(mut io: ProcessIo, terminal: bool) -> Result<Self, ExecutorError> {
-        if terminal {
-            let (ours, theirs) = wire::pair().map_err(prepare(|| "make a socket".into()))?;
-            return Ok(Self {
-                child: Some(job::ChildSide::Terminal(theirs)),
-                pumps: Pumps::default(),
-                io,
-                console: Some(ours),
-            });
-        }
-        let (child, pumps) = streams::pipes(&mut io).map_err(prepare(|| "make pipes".into()))?;
-        let ChildStreams {
-            stdin,
-            stdout,
-            stderr,
-        } = child;
-        Ok(Self {
-            child: Some(job::ChildSide::Pipes([stdin, stdout, stderr])),
-            pumps,
-            io,
-            console: None,
-        })
-    }
-
-    fn take_child(&mut self) -> Option<job::ChildSide> {
-        self.child.take()
-    }
-
-    /// Connects to the terminal that the process opened.
-    fn terminal(&mut self) -> Result<Option<OwnedFd>, ExecutorError> {
-        let Some(socket) = self.console.take() else {
-            return Ok(None);
-        };
-        let action = || "take over a terminal".to_owned();
-        let received = wire::receive::<()>(socket.as_fd()).map_err(prepare(action))?;
-        let Some(controller) = received.and_then(|((), fds)| fds.into_iter().next()) else {
-            return Ok(None);
-        };
-        let copy = controller.try_clone().map_err(prepare(action))?;
-        self.pumps
-            .control(&mut self.io, copy)
-            .map_err(prepare(action))?;
-        Ok(Some(controller))
-    }
-}
-
-/// Watches over a process.
-struct Attend<'a> {
-    started: Started,
-    report: OwnedFd,
-    program: &'a str,
-    connected: Connected,
-    patience: Option<Duration>,
-    cancel: &'a CancellationToken,
-}
-
-impl Attend<'_> {
-    /// The exit code. `tell` is called once the program was executed.
-    async fn until_exit(self, tell: impl FnOnce()) -> Result<u32, ExecutorError> {
-        let Self {
-            started: Started { process, mut exit },
-            report,
-            program,
-            mut connected,
-            patience,
-            cancel,
-        } = self;
-        let report = Polled::new(report).map_err(prepare(|| "watch a pipe".into()))?;
-        let report = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return killed(&process, exit).await,
-            report = read_report(&report) => report,
-        };
-        let failure = match report {
-            Some(report) => Some(failed(report, program)),
-            None => {
-                tell();
-                None
-            }
-        };
-        let controller = match failure {
-            Some(_) => None,
-            None => connected.terminal()?,
-        };
-        let mut control = connected.io.control.take();
-        let code = loop {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {
-                    return killed(&process, exit).await;
-                }
-                code = &mut exit => break code.map_err(|_| slot::lost())?,
-                request = next(&mut control), if control.is_some() => match request {
-                    None => control = None,
-                    Some(ProcessControl::Signal(signal)) => {
-                        if let Err(error) = process.signal(signal) {
-                            tracing::debug!(signal, %error, "a signal could not be sent");
-                        }
-                    }
-                    Some(ProcessControl::Resize { rows, columns }) => {
-                        if let Some(controller) = &controller {
-                            streams::resize(controller.as_fd(), rows, columns);
-                        }
-                    }
-                }
-            }
-        };
-        connected.pumps.finish(patience).await;
-        match failure {
-            Some(failure) => Err(failure),
-            None => Ok(code),
-        }
-    }
-}
-
-async fn next(
-    control: &mut Option<tokio::sync::mpsc::Receiver<ProcessControl>>,
-) -> Option<ProcessControl> {
-    match control {
-        Some(receiver) => receiver.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Kills a process and waits for its end.
-async fn killed(
-    process: &PidFd,
-    exit: tokio::sync::oneshot::Receiver<u32>,
-) -> Result<u32, ExecutorError> {
-    process
-        .kill()
-        .map_err(prepare(|| "kill a container".into()))?;
-    // A slot that is lost took its processes along.
-    let _ = exit.await;
-    Err(ExecutorError::Cancelled)
-}
-
-/// What the process says before it becomes the program: nothing, if all went well.
-async fn read_report(pipe: &Polled) -> Option<Report> {
-    let mut text = Vec::new();
-    let mut buffer = [0; 4096];
-    while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
-        text.extend_from_slice(&buffer[..length]);
-    }
-    if text.is_empty() {
-        return None;
-    }
-    Some(serde_json::from_slice(&text).unwrap_or(Report {
-        action: String::from_utf8_lossy(&text).into_owned(),
-        errno: rustix::io::Errno::IO.raw_os_error(),
-        program: false,
-    }))
-}
-
-fn failed(report: Report, program: &str) -> ExecutorError {
-    let source = std::io::Error::from_raw_os_error(report.errno);
-    if report.program {
-        return ExecutorError::Program {
-            program: program.to_owned(),
-            source,
-        };
-    }
-    ExecutorError::Prepare {
-        action: report.action,
-        source,
-    }
-}
-
 #[async_trait]
 impl Executor for SlotExecutor {
     async fn drain(&self) {
-        self.tracker.close();
-        self.tracker.wait().await;
+        self.inner.containers.drain().await;
         self.inner.pool.clear().await;
     }
 
@@ -441,37 +223,10 @@ impl Executor for SlotExecutor {
         started: Option<tokio::sync::oneshot::Sender<()>>,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
-        check_id(&container.id)?;
-        let container = Arc::new(container);
-        let (running, slot) = watch::channel(None);
-        let id = container.id.clone();
-        {
-            let mut table = self.inner.running.lock();
-            if table.contains_key(&id) {
-                return Err(ExecutorError::Prepare {
-                    action: format!("create container {id}"),
-                    source: std::io::ErrorKind::AlreadyExists.into(),
-                });
-            }
-            let entry = Running {
-                spec: Arc::clone(&container),
-                slot,
-            };
-            table.insert(id.clone(), entry);
-        }
-        let forget = Forget {
-            inner: Arc::clone(&self.inner),
-            id,
-        };
+        let place = self.inner.containers.enter(container, started)?;
         let inner = Arc::clone(&self.inner);
-        supervised(&self.tracker, &cancel, async |token| {
-            let result = inner
-                .run(container, process, io, started, running, token)
-                .await;
-            drop(forget);
-            result
-        })
-        .await
+        let work = |token| inner.run(place, process, io, token);
+        self.inner.containers.supervise(&cancel, work).await
     }
 
     async fn exec(
@@ -481,23 +236,8 @@ impl Executor for SlotExecutor {
         io: ProcessIo,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecutorError> {
-        let inner = Arc::clone(&self.inner);
-        let id = container.to_owned();
-        supervised(&self.tracker, &cancel, |token| {
-            inner.exec(id, process, io, token)
-        })
-        .await
-    }
-}
-
-/// Takes a container off the table.
-struct Forget {
-    inner: Arc<Inner>,
-    id: String,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        self.inner.running.lock().remove(&self.id);
+        let (inner, id) = (Arc::clone(&self.inner), container.to_owned());
+        let work = |token| inner.exec(id, process, io, token);
+        self.inner.containers.supervise(&cancel, work).await
     }
 }

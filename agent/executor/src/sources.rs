@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use kiln_sys::mount::{self, Attributes, TempMount};
 use kiln_sys::rootfs::RootDir;
@@ -37,19 +37,4 @@ pub(crate) fn detached(entry: &ContainerMount, scratch: &Path) -> Result<OwnedFd
             .map_err(prepare(|| format!("make {target} read-only")))?;
     }
     Ok(mounted)
-}
-
-/// An absolute path without `.`, `..` and repeated slashes.
-pub(crate) fn clean(path: &Path) -> PathBuf {
-    let mut out = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    out
 }

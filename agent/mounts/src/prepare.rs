@@ -20,6 +20,7 @@ use kiln_progress::VertexProgress;
 use kiln_proto::pb::{self, MountType};
 use kiln_session::SessionManager;
 use kiln_sys::mount::{MountSpec, Mountable};
+use kiln_sys::rootfs::clean;
 
 use crate::cache::{CacheMount, CacheMounts, Wanted};
 use crate::{Caches, Error, secrets, ssh};
@@ -92,7 +93,7 @@ pub struct Prepared {
     /// Values that must not show up in logs.
     pub secrets: Vec<Bytes>,
     /// In use until this is dropped.
-    cache_mounts: Vec<(String, Arc<CacheMount>)>,
+    _cache_mounts: Vec<(String, Arc<CacheMount>)>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -101,13 +102,6 @@ impl std::fmt::Debug for Prepared {
             .field("root", &self.root)
             .field("mounts", &self.mounts)
             .finish_non_exhaustive()
-    }
-}
-
-impl Prepared {
-    /// Whether some of it is a cache mount, whose content no other build can see.
-    pub fn has_cache_mounts(&self) -> bool {
-        !self.cache_mounts.is_empty()
     }
 }
 
@@ -365,7 +359,7 @@ impl Preparing<'_> {
             written: self.written,
             passed: self.passed,
             secrets: self.secrets,
-            cache_mounts: self.cache_mounts,
+            _cache_mounts: self.cache_mounts,
         })
     }
 }
@@ -403,38 +397,9 @@ fn tmpfs(mount: &pb::Mount) -> Mountable {
     Mountable::new(vec![spec], ())
 }
 
-/// An absolute path without `.`, `..` and repeated slashes.
-pub(crate) fn clean(path: &Path) -> PathBuf {
-    use std::path::Component;
-    let mut out = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_cleaned_before_they_are_compared() {
-        let cases = [
-            ("a//b/./c/../d", "/a/b/d"),
-            ("/../../x", "/x"),
-            ("", "/"),
-            ("/", "/"),
-        ];
-        for (path, expected) in cases {
-            assert_eq!(clean(Path::new(path)), Path::new(expected));
-        }
-    }
 
     #[test]
     fn a_tmpfs_has_a_size_only_if_one_is_given() {

@@ -89,11 +89,6 @@ impl MountSpec {
             options: vec!["rbind".into(), if readonly { "ro" } else { "rw" }.into()],
         }
     }
-
-    /// Whether the mount refuses writes.
-    pub fn is_readonly(&self) -> bool {
-        self.options.iter().any(|option| option == "ro")
-    }
 }
 
 /// What a holder of mounts keeps alive: a snapshot's lease, a temporary directory, a lock.

@@ -232,3 +232,36 @@ fn components(path: &Path) -> VecDeque<OsString> {
         })
         .collect()
 }
+
+/// The path as seen from the root: absolute, without `.`, `..` and repeated slashes. By its letters alone.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_before_they_are_compared() {
+        let cases = [
+            ("a//b/./c/../d", "/a/b/d"),
+            ("/../../x", "/x"),
+            ("", "/"),
+            ("/", "/"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(clean(Path::new(path)), Path::new(expected));
+        }
+    }
+}

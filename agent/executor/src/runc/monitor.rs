@@ -44,19 +44,14 @@ pub(super) struct Ended {
 }
 
 impl Call {
-    /// Runs it to its end. Calls `kill` when cancelled, and `started` once the process runs.
-    pub(super) async fn run<K, F>(
+    /// Runs it to its end, and kills its process when cancelled. Calls `started` once the process runs.
+    pub(super) async fn run(
         &self,
         mut io: ProcessIo,
         started: impl FnOnce(),
         patience: Option<Duration>,
         cancel: &CancellationToken,
-        kill: K,
-    ) -> Result<Ended, ExecutorError>
-    where
-        K: FnOnce(Option<PidFd>) -> F,
-        F: Future<Output = ()>,
-    {
+    ) -> Result<Ended, ExecutorError> {
         let (streams, pumps, controller) = if self.terminal {
             let (streams, pumps, controller) =
                 streams::terminal(&mut io).map_err(prepare(|| "open a terminal".into()))?;
@@ -80,14 +75,7 @@ impl Call {
             .spawn()
             .map_err(prepare(|| format!("run {}", self.binary.display())))?;
         let code = self
-            .attend(
-                &mut child,
-                io.control.take(),
-                controller,
-                started,
-                cancel,
-                kill,
-            )
+            .attend(&mut child, io.control.take(), controller, started, cancel)
             .await?;
         finish(pumps, patience).await;
         Ok(Ended {
@@ -96,19 +84,14 @@ impl Call {
         })
     }
 
-    async fn attend<K, F>(
+    async fn attend(
         &self,
         child: &mut Child,
         mut control: Option<Receiver<ProcessControl>>,
         controller: Option<OwnedFd>,
         started: impl FnOnce(),
         cancel: &CancellationToken,
-        kill: K,
-    ) -> Result<u32, ExecutorError>
-    where
-        K: FnOnce(Option<PidFd>) -> F,
-        F: Future<Output = ()>,
-    {
+    ) -> Result<u32, ExecutorError> {
         let waiting = |e| ExecutorError::Prepare {
             action: "wait for runc".into(),
             source: e,
@@ -119,7 +102,7 @@ impl Call {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {
-                    self.stop(child, process, kill).await.map_err(waiting)?;
+                    self.stop(child, process).await.map_err(waiting)?;
                     return Err(ExecutorError::Cancelled);
                 }
                 status = child.wait() => {
@@ -156,26 +139,23 @@ impl Call {
             }
         }
     }
-}
 
-impl Call {
     /// Kills the process, which may be about to start.
-    async fn stop<K, F>(&self, child: &mut Child, process: Option<PidFd>, kill: K) -> io::Result<()>
-    where
-        K: FnOnce(Option<PidFd>) -> F,
-        F: Future<Output = ()>,
-    {
-        let mut process = process;
+    async fn stop(&self, child: &mut Child, mut process: Option<PidFd>) -> io::Result<()> {
         let begin = Instant::now();
         // A process that runc starts later than this is found by its container.
         while process.is_none() && begin.elapsed() < STARTING && child.try_wait()?.is_none() {
             process = pid_of(&self.pid_file);
             tokio::time::sleep(POLL).await;
         }
-        if process.is_none() {
-            child.start_kill()?;
+        match process {
+            None => child.start_kill()?,
+            Some(process) => {
+                if let Err(error) = process.kill() {
+                    tracing::warn!(%error, "a container's process could not be killed");
+                }
+            }
         }
-        kill(process).await;
         // What the process left behind may hold its streams, which runc waits for.
         if tokio::time::timeout(ENDING, child.wait()).await.is_err() {
             child.start_kill()?;

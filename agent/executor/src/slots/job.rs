@@ -103,7 +103,7 @@ pub(super) fn container(
     }
     for entry in &container.mounts {
         let mount = detached(entry, scratch)?;
-        let target = crate::sources::clean(&entry.target);
+        let target = kiln_sys::rootfs::clean(&entry.target);
         mounts.retain(|earlier| earlier.target != target);
         mounts.push(attach(target, &mut fds, mount));
     }
