@@ -30,7 +30,7 @@ impl KeyAgent {
         let named = keys.iter().map(|key| key.display().to_string());
         let named = named.collect::<Vec<_>>().join(",");
         let failed = |reason: String| BuildError::invalid(WHAT, &named, reason);
-        let directory = super::temporary()?;
+        let directory = super::files::temporary()?;
         let socket = directory.path().join("agent.sock");
         let mut process = Command::new("ssh-agent")
             .arg("-D")
