@@ -16,6 +16,7 @@ pub const LLB: &[&str] = &[
     "source.local.excludepatterns",
     "source.local.sharedkeyhint",
     "source.local.differ",
+    "source.local.metadatatransfer",
     "source.git",
     "source.git.keepgitdir",
     "source.git.fullurl",
@@ -34,6 +35,7 @@ pub const LLB: &[&str] = &[
     "source.http.perm",
     // The misspelling is BuildKit's.
     "soruce.http.uidgid",
+    "source.buildop.llbfilename",
     "exec.meta.base",
     "exec.meta.cgroup.parent",
     "exec.meta.proxyenv",

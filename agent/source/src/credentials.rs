@@ -56,12 +56,7 @@ impl Credentials for SessionCredentials {
             scopes: request.scopes.clone(),
         };
         for caller in self.attached() {
-            if caller
-                .token_authority(&request.host)
-                .await
-                .map_err(shared)?
-                .is_some()
-            {
+            if caller.fetches_tokens(&request.host).await.map_err(shared)? {
                 let token = caller.fetch_token(&asked).await.map_err(shared)?;
                 return Ok(Some(Token {
                     token: token.token,

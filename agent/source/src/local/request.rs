@@ -59,7 +59,7 @@ impl LocalRequest {
                         _ => return Err(invalid(key, value)),
                     }
                 }
-                "local.metadatatransfer.exclude" => request.metadata_except = list(key, value)?,
+                "local.metadatatransferexclude" => request.metadata_except = list(key, value)?,
                 _ => {}
             }
         }
@@ -153,7 +153,7 @@ mod tests {
             ("local.unique", "whatever"),
             ("local.differ", "none"),
             ("local.metadatatransfer", "true"),
-            ("local.metadatatransfer.exclude", r#"["*.go"]"#),
+            ("local.metadatatransferexclude", r#"["*.go"]"#),
         ])
         .unwrap();
         assert_eq!(request.session, Some(SessionId::new("s1")));
