@@ -35,7 +35,6 @@ impl CacheManager {
         let parallel = std::thread::available_parallelism().map_or(4, |n| n.get().max(4));
         let shared = Arc::new(Shared {
             db: root.db(),
-            epochs: root.epochs(),
             content,
             snapshots,
             tmp_dir: root.tmp_dir(),

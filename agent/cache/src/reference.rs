@@ -247,11 +247,6 @@ impl Ref {
     pub async fn size(&self) -> Result<u64> {
         self.hold.shared.size(self.record()).await
     }
-
-    /// Waits until the record and everything under it would survive a power cut.
-    pub async fn make_durable(&self) -> Result<()> {
-        Ok(self.hold.shared.epochs.barrier().await?)
-    }
 }
 
 impl std::fmt::Debug for Ref {

@@ -9,7 +9,7 @@ use kiln_content::ContentStore;
 use kiln_ids::RefId;
 use kiln_oci::Digest;
 use kiln_snapshot::Snapshots;
-use kiln_store::{Database, Epochs};
+use kiln_store::Database;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::persist;
@@ -25,7 +25,6 @@ pub(crate) type Holder = Arc<dyn Fn(&Digest) -> bool + Send + Sync>;
 
 pub(crate) struct Shared {
     pub(crate) db: Database,
-    pub(crate) epochs: Epochs,
     pub(crate) content: ContentStore,
     pub(crate) snapshots: Snapshots,
     pub(crate) tmp_dir: std::path::PathBuf,

@@ -1,8 +1,8 @@
-//! What sort of failure it is: the one place that maps to gRPC codes, HTTP status and exit codes.
+//! What sort of failure it is: the one place that maps to gRPC codes and exit codes.
 
 use tonic::Code;
 
-/// Decides the gRPC code, the HTTP status and the exit code of a failure.
+/// Decides the gRPC code and the exit code of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// What was asked for can't be right: bad syntax, bad arguments.
@@ -44,21 +44,6 @@ impl Kind {
             Self::Cancelled => Code::Cancelled,
             Self::Unimplemented => Code::Unimplemented,
             Self::Internal => Code::Internal,
-        }
-    }
-
-    /// The status of the Docker Engine API.
-    pub fn http_status(self) -> u16 {
-        match self {
-            Self::User => 400,
-            Self::Denied => 403,
-            Self::NotFound => 404,
-            Self::Conflict => 409,
-            Self::Cancelled => 499,
-            Self::Build | Self::Config | Self::Internal => 500,
-            Self::Unimplemented => 501,
-            Self::Unavailable => 503,
-            Self::Exhausted => 507,
         }
     }
 

@@ -79,11 +79,6 @@ impl Forwarder {
         });
     }
 
-    /// Whether the frontend has returned.
-    pub fn has_returned(&self) -> bool {
-        self.outcome.borrow().is_some()
-    }
-
     pub(crate) fn bridge(&self) -> &Arc<dyn Bridge> {
         &self.bridge
     }

@@ -16,7 +16,7 @@ const MASK: &str = "xxxxx";
 )]
 static USER_PART: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#\s]*)@")
-        .expect("a valid pattern")
+        .expect("a constant pattern, compiled by the tests below")
 });
 
 /// Masks the credentials of every URL in `text`: user name and password, each where it is present. A

@@ -48,11 +48,6 @@ impl Caller {
         self.0.closed.cancelled().await;
     }
 
-    /// Cancelled when the client is gone.
-    pub fn closed_token(&self) -> CancellationToken {
-        self.0.closed.clone()
-    }
-
     /// A gRPC channel to the client, for services that this crate doesn't wrap.
     pub fn connection(&self) -> &Connection {
         &self.0.connection

@@ -18,7 +18,7 @@ mod health;
 mod manager;
 
 pub use caller::Caller;
-pub use calls::auth::{Credentials, Token, TokenAuthority, TokenRequest};
+pub use calls::auth::{Credentials, Token, TokenRequest};
 pub use calls::content::ContentProxy;
 pub use calls::export::ExporterChoice;
 pub use calls::files::{FileWriter, Taken};

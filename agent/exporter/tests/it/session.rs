@@ -70,7 +70,7 @@ async fn secrets_and_credentials_are_asked_for_and_may_be_missing() {
     };
     assert_eq!(known, Some(want));
     assert_eq!(caller.credentials("other.example").await.unwrap(), None);
-    assert_eq!(caller.token_authority("known.example").await.unwrap(), None);
+    assert!(!caller.fetches_tokens("known.example").await.unwrap());
     assert!(matches!(
         caller.ssh_check("default").await,
         Err(Error::Unsupported { .. })

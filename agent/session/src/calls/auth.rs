@@ -1,18 +1,16 @@
 //! Registry credentials that stay with the client.
 //!
 //! Newer clients fetch tokens themselves ([`Caller::fetch_token`]), so that passwords never reach
-//! the daemon. A client proves that it holds the same credentials as another one by a signature with
-//! a key that it derives from them and from the daemon's salt: two builds may then share a token.
+//! the daemon.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use kiln_proto::moby::filesync::v1::auth_client::AuthClient;
 use kiln_proto::moby::filesync::v1::{
-    CredentialsRequest, FetchTokenRequest, GetTokenAuthorityRequest, VerifyTokenAuthorityRequest,
+    CredentialsRequest, FetchTokenRequest, GetTokenAuthorityRequest,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use ring::signature::{ED25519, UnparsedPublicKey};
 use tonic::Code;
 
 use crate::connection::{Connection, origin};
@@ -21,9 +19,8 @@ use crate::{Caller, Error};
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 const FETCH_TOKEN: &str = "/moby.filesync.v1.Auth/FetchToken";
 const GET_AUTHORITY: &str = "/moby.filesync.v1.Auth/GetTokenAuthority";
-const VERIFY_AUTHORITY: &str = "/moby.filesync.v1.Auth/VerifyTokenAuthority";
 const TIMEOUT: Duration = Duration::from_mins(1);
-const SIGNATURE: usize = 64;
+const PUBLIC_KEY: usize = 32;
 
 /// A user's credentials for one registry host.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,29 +71,20 @@ pub struct TokenRequest {
     pub scopes: Vec<String>,
 }
 
-/// A client's key for one host: who signs with it holds the same credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TokenAuthority([u8; 32]);
-
-/// Random per start of the daemon, so that keys can't be recognised later.
+/// Random per start of the daemon, so that the keys that clients answer with can't be recognised later.
 fn salt() -> Result<[u8; 32], Error> {
     static SALT: OnceLock<[u8; 32]> = OnceLock::new();
     if let Some(salt) = SALT.get() {
         return Ok(*salt);
     }
-    let fresh = random(GET_AUTHORITY)?;
-    Ok(*SALT.get_or_init(|| fresh))
-}
-
-fn random(method: &'static str) -> Result<[u8; 32], Error> {
-    let mut bytes = [0; 32];
+    let mut fresh = [0; 32];
     SystemRandom::new()
-        .fill(&mut bytes)
+        .fill(&mut fresh)
         .map_err(|_| Error::Answer {
-            method,
+            method: GET_AUTHORITY,
             reason: "the system has no randomness",
         })?;
-    Ok(bytes)
+    Ok(*SALT.get_or_init(|| fresh))
 }
 
 impl Caller {
@@ -144,8 +132,9 @@ impl Caller {
         })
     }
 
-    /// The client's key for the host. `None` if it doesn't fetch tokens itself.
-    pub async fn token_authority(&self, host: &str) -> Result<Option<TokenAuthority>, Error> {
+    /// Whether the client fetches tokens for the host itself. It says so with a key that it derives from its
+    /// credentials; what else the key is for, to share tokens between clients, isn't done here.
+    pub async fn fetches_tokens(&self, host: &str) -> Result<bool, Error> {
         let request = GetTokenAuthorityRequest {
             host: host.to_owned(),
             salt: salt()?.to_vec(),
@@ -155,52 +144,15 @@ impl Caller {
             .unary(GET_AUTHORITY, TIMEOUT, auth.get_token_authority(request))
             .await
         {
-            Ok(answer) => match <[u8; 32]>::try_from(answer.public_key.as_slice()) {
-                Ok(key) => Ok(Some(TokenAuthority(key))),
-                Err(_) => Err(Error::Answer {
-                    method: GET_AUTHORITY,
-                    reason: "the public key isn't 32 bytes long",
-                }),
-            },
+            Ok(answer) if answer.public_key.len() == PUBLIC_KEY => Ok(true),
+            Ok(_) => Err(Error::Answer {
+                method: GET_AUTHORITY,
+                reason: "the public key isn't 32 bytes long",
+            }),
             Err(error) => match error.code() {
-                Some(Code::Unimplemented | Code::Unavailable) => Ok(None),
+                Some(Code::Unimplemented | Code::Unavailable) => Ok(false),
                 _ => Err(error),
             },
         }
-    }
-
-    /// Whether the client can sign with the key, that is, holds the credentials behind it.
-    pub async fn holds_authority(
-        &self,
-        host: &str,
-        authority: &TokenAuthority,
-    ) -> Result<bool, Error> {
-        let payload = random(VERIFY_AUTHORITY)?;
-        let request = VerifyTokenAuthorityRequest {
-            host: host.to_owned(),
-            payload: payload.to_vec(),
-            salt: salt()?.to_vec(),
-        };
-        let mut auth = self.auth();
-        let answer = match self
-            .unary(
-                VERIFY_AUTHORITY,
-                TIMEOUT,
-                auth.verify_token_authority(request),
-            )
-            .await
-        {
-            Ok(answer) => answer,
-            Err(error) if error.code() == Some(Code::Unimplemented) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        // NaCl's form of a signed message: the signature, then the message.
-        let Some((signature, message)) = answer.signed.split_at_checked(SIGNATURE) else {
-            return Ok(false);
-        };
-        let valid = UnparsedPublicKey::new(&ED25519, authority.0)
-            .verify(message, signature)
-            .is_ok();
-        Ok(valid && message == payload)
     }
 }
