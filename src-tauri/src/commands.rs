@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use kiln_controller::view::{
-    BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, CacheMount,
+    BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart, CacheMount,
     CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun, Image, ImageDetail, MachineSettings, MachineStatus,
     Plan, Policy, Registry, TestStep, Transfer, WatchState,
 };
@@ -202,6 +202,12 @@ forward! {
     cache_mounts() -> Vec<CacheMount>;
     browse_mount(record_id: String, path: String) -> Vec<FileEntry>;
     clear_mount(record_id: String) -> i64;
+    export_mount(record_id: String, path: String) -> i64;
+    import_mount(record_id: String, path: String) -> ();
+    plan_policies(policies: Vec<Policy>) -> Plan;
+    save_images(names: Vec<String>, path: String) -> i64;
+    load_images(path: String) -> Vec<String>;
+    import_build(path: String) -> String;
 }
 
 #[tauri::command]
@@ -227,6 +233,26 @@ async fn cancel_build(here: Here<'_>, reference: String) -> Answer<()> {
 #[tauri::command]
 async fn pin_build(here: Here<'_>, reference: String, pinned: bool) -> Answer<()> {
     here.pin_build(&reference, pinned).await
+}
+
+#[tauri::command]
+async fn export_build(here: Here<'_>, reference: String, path: String) -> Answer<()> {
+    here.export_build(&reference, path).await
+}
+
+#[tauri::command]
+async fn support_parts(here: Here<'_>) -> Answer<Vec<BundlePart>> {
+    Ok(here.support_parts().await)
+}
+
+#[tauri::command]
+async fn save_support(here: Here<'_>, path: String, parts: Vec<BundlePart>) -> Answer<()> {
+    here.save_support(&path, parts)
+}
+
+#[tauri::command]
+async fn support_path(here: Here<'_>) -> Answer<String> {
+    Ok(here.support_path())
 }
 
 #[tauri::command]
@@ -311,6 +337,16 @@ pub fn handler() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         cancel_build,
         pin_build,
         delete_builds,
+        import_build,
+        export_build,
+        support_parts,
+        support_path,
+        save_support,
+        export_mount,
+        import_mount,
+        plan_policies,
+        save_images,
+        load_images,
         inspect_folder,
         start_build,
         ask_dockerfile,

@@ -179,6 +179,80 @@ test("a builder elsewhere is tested with its certificates before it is added", a
   await waitFor(() => expect(host.calls.find((c) => c.name === "addBuilder")?.args).toEqual([builder]));
 });
 
+test("a record that somebody exported is taken in", async () => {
+  const host = open("builds");
+  const u = user();
+  await screen.findByText("7 builds");
+  await u.click(screen.getByRole("button", { name: "Import…" }));
+  await u.type(await screen.findByLabelText("File"), "/home/ada/ci.dockerbuild");
+  await u.click(screen.getByRole("button", { name: "Import" }));
+  expect(await screen.findByText("imported")).toBeVisible();
+  expect(host.calls.find((c) => c.name === "importBuild")?.args).toEqual(["/home/ada/ci.dockerbuild"]);
+});
+
+test("a support bundle holds what was shown, but for what was left out", async () => {
+  const host = open("doctor");
+  const u = user();
+  await u.click(await screen.findByRole("button", { name: "Support bundle…" }));
+  expect(await screen.findByText("logs/kiln-vmd.log")).toBeVisible();
+  await waitFor(() => expect(screen.getByLabelText("File")).toHaveValue("/home/ada/kiln-support.tar.gz"));
+  await accessible();
+  await u.click(screen.getByRole("checkbox", { name: "Take settings/machine.json along" }));
+  await u.click(screen.getByRole("button", { name: "Write the file" }));
+  await waitFor(() => expect(host.calls.at(-1)?.name).toBe("saveSupport"));
+  const [path, parts] = host.calls.at(-1)!.args as [string, { path: string }[]];
+  expect(path).toBe("/home/ada/kiln-support.tar.gz");
+  expect(parts.map((p) => p.path)).toEqual(["versions.json", "checks.json", "logs/kiln-vmd.log"]);
+});
+
+test("the doctor’s badge is there before the doctor is opened", async () => {
+  open("builds");
+  expect(await screen.findByText("to look at")).toBeInTheDocument();
+});
+
+test("policies are edited with what they would remove in view", async () => {
+  const host = open("cache?tab=policies");
+  const u = user();
+  await u.click(await screen.findByRole("button", { name: "Edit" }));
+  const before = screen.getAllByRole("button", { name: /^Remove rule/ }).length;
+  await u.click(screen.getByRole("button", { name: "Add a rule" }));
+  const rule = screen.getByRole("group", { name: `What rule ${before + 1} is about` });
+  await u.click(within(rule).getByRole("checkbox", { name: "cache mounts" }));
+  expect(screen.getByText("Cache mounts unused for 7 days may go.")).toBeVisible();
+  await u.click(screen.getByRole("button", { name: "Remove rule 1" }));
+  await u.click(screen.getByRole("button", { name: "Show what would go" }));
+  expect(await screen.findByText(/would go now/)).toBeVisible();
+  await accessible();
+  await u.click(screen.getByRole("button", { name: "Save policies" }));
+  const saved = host.calls.find((c) => c.name === "saveGcPolicies")?.args[0] as { filters: string[] }[];
+  expect(saved.length).toBe(before);
+  expect(saved.at(-1)?.filters).toEqual(["type==exec.cachemount"]);
+});
+
+test("a cache mount goes out as a tar and takes one in", async () => {
+  const host = open("cache?tab=mounts");
+  const u = user();
+  await u.click((await screen.findAllByRole("button", { name: /^Export / }))[0]!);
+  await u.click(await screen.findByRole("button", { name: "Export" }));
+  await waitFor(() => expect(host.calls.at(-1)?.name).toBe("exportMount"));
+  await u.click((await screen.findAllByRole("button", { name: /^Import into / }))[0]!);
+  await u.click(await screen.findByRole("button", { name: "Replace its files" }));
+  await waitFor(() => expect(host.calls.some((c) => c.name === "importMount")).toBe(true));
+});
+
+test("images go to an archive and come from one", async () => {
+  const host = open("images");
+  const u = user();
+  await u.click(await screen.findByRole("checkbox", { name: "Select registry.example.com/shop/api:dev" }));
+  await u.click(screen.getByRole("button", { name: "Save…" }));
+  await u.click(await screen.findByRole("button", { name: "Save" }));
+  await waitFor(() => expect(host.calls.at(-1)).toMatchObject({ name: "saveImages", args: [["registry.example.com/shop/api:dev"], "/tmp/images.tar"] }));
+  await u.click(screen.getByRole("button", { name: "Load…" }));
+  await u.type(await screen.findByLabelText("File"), "/tmp/in.tar");
+  await u.click(screen.getByRole("button", { name: "Load" }));
+  expect(await screen.findByText("Loaded shop/loaded:1")).toBeVisible();
+});
+
 test("images are removed after a preview of what is freed", async () => {
   const host = open("images");
   const u = user();

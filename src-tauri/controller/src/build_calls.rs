@@ -13,6 +13,9 @@ use crate::{Controller, Failure};
 impl Controller {
     /// A record with all that hangs on it.
     pub async fn build_detail(&self, reference: &str) -> Result<BuildDetail, Failure> {
+        if let Some(detail) = self.imported_detail(reference) {
+            return Ok(detail);
+        }
         let client = self.engine().await?;
         let request = control::BuildHistoryRequest {
             r#ref: reference.into(),
@@ -52,6 +55,16 @@ impl Controller {
     ) -> Result<(), Failure> {
         const TOGETHER: std::time::Duration = std::time::Duration::from_millis(50);
         const LINES: usize = 1000;
+        if let Some(updates) = self.imported_log(reference) {
+            let goes_on = updates.into_iter().all(&mut each);
+            if goes_on {
+                each(BuildUpdate {
+                    end: true,
+                    ..BuildUpdate::default()
+                });
+            }
+            return Ok(());
+        }
         let client = self.engine().await?;
         let mut events = client.status(&build_ref(reference)).await?;
         let mut pending = BuildUpdate::default();
@@ -100,6 +113,12 @@ impl Controller {
 
     /// Keeps it from being dropped.
     pub async fn pin_build(&self, reference: &str, pinned: bool) -> Result<(), Failure> {
+        if self.is_imported(reference) {
+            return Err(Failure::user(
+                "A record that was imported stays until you delete it.",
+                "",
+            ));
+        }
         let request = control::UpdateBuildHistoryRequest {
             r#ref: reference.into(),
             pinned,
@@ -110,8 +129,15 @@ impl Controller {
 
     /// Deletes records.
     pub async fn delete_builds(&self, references: &[String]) -> Result<(), Failure> {
+        let own: Vec<&String> = references
+            .iter()
+            .filter(|reference| !self.forget_imported(reference))
+            .collect();
+        if own.is_empty() {
+            return Ok(());
+        }
         let client = self.engine().await?;
-        for reference in references {
+        for reference in own {
             let request = control::UpdateBuildHistoryRequest {
                 r#ref: reference.clone(),
                 delete: true,
@@ -124,6 +150,10 @@ impl Controller {
 
     /// Why steps ran.
     pub async fn explain_build(&self, reference: &str) -> Result<Vec<Explanation>, Failure> {
+        if self.is_imported(reference) {
+            // Why its steps ran is known where they ran.
+            return Ok(Vec::new());
+        }
         let answer = self
             .engine()
             .await?

@@ -75,6 +75,7 @@ pub(crate) fn summary(record: &control::BuildHistoryRecord) -> BuildSummary {
         completed_steps: record.num_completed_steps,
         warnings: record.num_warnings,
         pinned: record.pinned,
+        imported: false,
         error: record
             .error
             .as_ref()

@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use crate::view::{
     CacheMount, CacheRecord, FileEntry, GcRun, Plan, PlannedRemoval, Policy, millis,
 };
-use crate::{Controller, Failure};
+use crate::{Controller, Failure, files};
 
 fn record(wire: control::UsageRecord) -> CacheRecord {
     CacheRecord {
@@ -75,8 +75,18 @@ impl Controller {
             max_used_space: keep_bytes.max(1),
             ..Default::default()
         };
+        self.plan_of(vec![policy]).await
+    }
+
+    /// What a run of these policies would remove now. Touches nothing.
+    pub async fn plan_policies(&self, policies: Vec<Policy>) -> Result<Plan, Failure> {
+        self.plan_of(policies.into_iter().map(policy_wire).collect())
+            .await
+    }
+
+    async fn plan_of(&self, policies: Vec<agent::Policy>) -> Result<Plan, Failure> {
         let request = agent::PlanRequest {
-            policies: vec![policy],
+            policies,
             by_cost: true,
         };
         let plan = self.cache_calls().await?.plan(request).await?.into_inner();
@@ -214,6 +224,21 @@ impl Controller {
                 link_target: entry.link_target,
             })
             .collect())
+    }
+
+    /// Writes a mount's files to a tar on this computer; its size.
+    pub async fn export_mount(&self, record_id: String, path: String) -> Result<i64, Failure> {
+        let chunks = self.engine().await?.cache().export_mount(record_id).await?;
+        files::write(&path, chunks).await
+    }
+
+    /// Puts a tar's files (plain, gzip or zstd) in the place of a mount's.
+    pub async fn import_mount(&self, record_id: String, path: String) -> Result<(), Failure> {
+        let mount = agent::import_mount_start::Mount::RecordId(record_id);
+        let archive = files::read(&path).await?;
+        let calls = self.engine().await?.cache();
+        calls.import_mount(mount, false, archive).await?;
+        Ok(())
     }
 
     /// Removes a mount's files; the bytes that it freed.

@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::progress::{Counts, Following};
 use crate::projects::Notes;
+use crate::records::Imported;
 use crate::settings::{self, AppSettings};
 use crate::view::{BuildSummary, BuildsChange, MachineStatus};
 use crate::{Failure, builders, builds, machine};
@@ -52,6 +53,7 @@ pub struct Controller {
 struct Shared {
     paths: HostPaths,
     notes: Notes,
+    imported: Imported,
     machine: watch::Sender<MachineStatus>,
     builds: broadcast::Sender<BuildsChange>,
     known: Mutex<BTreeMap<String, BuildSummary>>,
@@ -74,11 +76,16 @@ impl Controller {
             troubles: broadcast::Sender::new(16),
             counter: std::sync::atomic::AtomicU64::new(0),
             notes: Notes::new(&paths),
+            imported: Imported::new(&paths),
             paths,
         };
-        Self {
+        let controller = Self {
             shared: Arc::new(shared),
+        };
+        for summary in controller.imported().summaries() {
+            controller.add_imported(summary);
         }
+        controller
     }
 
     /// For the user that this process runs as.
@@ -210,15 +217,16 @@ impl Controller {
         for running in all.values().filter(|build| build.status == "running") {
             progress.follow(&client, running.r#ref.clone());
         }
+        for summary in self.imported().summaries() {
+            all.entry(summary.r#ref.clone()).or_insert(summary);
+        }
         let changed = all.values().cloned().collect();
         *self.known() = all;
-        let change = BuildsChange {
+        self.tell_builds(BuildsChange {
             reset: true,
             changed,
             removed: Vec::new(),
-        };
-        // Nobody listening is fine.
-        drop(self.shared.builds.send(change));
+        });
         Ok(Engine {
             client,
             history,
@@ -275,6 +283,42 @@ impl Controller {
             .known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tell_builds(&self, change: BuildsChange) {
+        // Nobody listening is fine.
+        drop(self.shared.builds.send(change));
+    }
+
+    pub(crate) fn paths(&self) -> &HostPaths {
+        &self.shared.paths
+    }
+
+    pub(crate) fn imported(&self) -> &Imported {
+        &self.shared.imported
+    }
+
+    /// Whether that build is known from a file alone.
+    pub(crate) fn is_imported(&self, reference: &str) -> bool {
+        self.known()
+            .get(reference)
+            .is_some_and(|build| build.imported)
+    }
+
+    /// Adds what a file tells, unless the engine tells it; whether it was added.
+    pub(crate) fn add_imported(&self, summary: BuildSummary) -> bool {
+        let mut known = self.known();
+        let of_engine = known
+            .get(&summary.r#ref)
+            .is_some_and(|build| !build.imported);
+        if !of_engine {
+            known.insert(summary.r#ref.clone(), summary);
+        }
+        !of_engine
+    }
+
+    pub(crate) fn remove_known(&self, reference: &str) {
+        self.known().remove(reference);
     }
 
     /// The machine, now and whenever it changes.

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::view::{
     Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, Transfer, TransferBlob, millis,
 };
-use crate::{Controller, Failure, keys};
+use crate::{Controller, Failure, files, keys};
 
 fn image(wire: agent::Image) -> Image {
     Image {
@@ -201,6 +201,39 @@ impl Controller {
             .tag_image(agent::TagImageRequest { source, target })
             .await?;
         Ok(())
+    }
+
+    /// Writes images to one archive on this computer, as `docker save` does; its size.
+    pub async fn save_images(&self, names: Vec<String>, path: String) -> Result<i64, Failure> {
+        let request = agent::SaveImagesRequest {
+            names,
+            ..Default::default()
+        };
+        let chunks = self
+            .image_calls()
+            .await?
+            .save_images(request)
+            .await?
+            .into_inner();
+        let chunks = chunks.map(|chunk| Ok(chunk?.data));
+        files::write(&path, chunks).await
+    }
+
+    /// Takes in an archive of `docker save` or an OCI layout; the names of its images.
+    pub async fn load_images(&self, path: String) -> Result<Vec<String>, Failure> {
+        let archive = files::read(&path).await?;
+        let chunks = archive.map(|data| agent::ImageChunk { data });
+        let loaded = self
+            .image_calls()
+            .await?
+            .load_images(chunks)
+            .await?
+            .into_inner();
+        Ok(loaded
+            .images
+            .into_iter()
+            .flat_map(|image| image.names)
+            .collect())
     }
 
     /// Removes names; the bytes that it freed.

@@ -92,7 +92,7 @@ impl Notes {
 }
 
 /// What a client sends as a name must stay one here.
-fn is_name(reference: &str) -> bool {
+pub(crate) fn is_name(reference: &str) -> bool {
     !reference.is_empty() && !reference.contains(['/', '\0']) && !reference.starts_with('.')
 }
 

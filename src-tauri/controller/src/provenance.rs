@@ -78,18 +78,23 @@ pub(crate) fn facts(json: &[u8]) -> Facts {
 
 /// The attestation of provenance of a build's result, if it has one.
 pub(crate) async fn of(client: &Client, record: &control::BuildHistoryRecord) -> Option<Vec<u8>> {
-    let digest = record
+    client.builds().attachment(&digest(record)?).await.ok()
+}
+
+/// Its digest.
+pub(crate) fn digest(record: &control::BuildHistoryRecord) -> Option<String> {
+    let mut attestations = record
         .results
         .values()
         .chain(&record.result)
-        .flat_map(|info| &info.attestations)
-        .find(|attestation| {
-            attestation
-                .annotations
-                .get("in-toto.io/predicate-type")
-                .is_some_and(|kind| kind.contains("slsa.dev/provenance"))
-        })?;
-    client.builds().attachment(&digest.digest).await.ok()
+        .flat_map(|info| &info.attestations);
+    let found = attestations.find(|attestation| {
+        attestation
+            .annotations
+            .get("in-toto.io/predicate-type")
+            .is_some_and(|kind| kind.contains("slsa.dev/provenance"))
+    });
+    found.map(|attestation| attestation.digest.clone())
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ view!(/// A build in a list.
 BuildSummary {
     r#ref: String, name: String, project: String, status: String, created: i64, completed: Option<i64>, dockerfile: String,
     context: String, target: String, platforms: Vec<String>, tags: Vec<String>, outputs: Vec<String>, total_steps: i32,
-    cached_steps: i32, completed_steps: i32, warnings: i32, pinned: bool, error: String,
+    cached_steps: i32, completed_steps: i32, warnings: i32, pinned: bool, error: String, imported: bool,
 });
 view!(/// What changed in the list of builds.
     BuildsChange { reset: bool, changed: Vec<BuildSummary>, removed: Vec<String>, });
@@ -159,6 +159,8 @@ view!(/// One layer of a test.
     TestStep { title: String, ok: bool, detail: String, milliseconds: i64, });
 view!(/// A registry that the user has a login for.
     Registry { host: String, login: String, mirrors: Vec<String>, insecure: bool, });
+view!(/// A part of a support bundle.
+    BundlePart { path: String, what: String, text: String, });
 view!(/// A check of the doctor.
     Check { id: String, title: String, outcome: String, detail: String, fix: String, });
 
@@ -254,6 +256,7 @@ mod tests {
             ("TestStep", TestStep::FIELDS),
             ("Registry", Registry::FIELDS),
             ("Check", Check::FIELDS),
+            ("BundlePart", BundlePart::FIELDS),
         ];
         for (name, fields) in ours {
             let fields: BTreeSet<String> = fields.iter().map(|field| camel(field)).collect();

@@ -24,6 +24,9 @@ export interface Host {
   cancelBuild(ref: string): Promise<void>;
   pinBuild(ref: string, pinned: boolean): Promise<void>;
   deleteBuilds(refs: string[]): Promise<void>;
+  /** Takes in a `.dockerbuild`; the reference of its build. */
+  importBuild(path: string): Promise<string>;
+  exportBuild(ref: string, path: string): Promise<void>;
 
   inspectFolder(path: string): Promise<t.FolderInfo>;
   /** The reference of the build that began. */
@@ -43,6 +46,10 @@ export interface Host {
   pushImage(name: string, listener: (transfer: t.Transfer) => void): Promise<void>;
   tagImage(source: string, target: string): Promise<void>;
   removeImages(names: string[]): Promise<number>;
+  /** The size of the archive that was written. */
+  saveImages(names: string[], path: string): Promise<number>;
+  /** Names of what was in the archive. */
+  loadImages(path: string): Promise<string[]>;
 
   cacheRecords(): Promise<t.CacheRecord[]>;
   planCleanup(keepBytes: number): Promise<t.Plan>;
@@ -50,9 +57,13 @@ export interface Host {
   gcRuns(): Promise<t.GcRun[]>;
   gcPolicies(): Promise<t.Policy[]>;
   saveGcPolicies(policies: t.Policy[]): Promise<void>;
+  /** What they would remove now. */
+  planPolicies(policies: t.Policy[]): Promise<t.Plan>;
   cacheMounts(): Promise<t.CacheMount[]>;
   browseMount(recordId: string, path: string): Promise<t.FileEntry[]>;
   clearMount(recordId: string): Promise<number>;
+  exportMount(recordId: string, path: string): Promise<number>;
+  importMount(recordId: string, path: string): Promise<void>;
 
   builders(): Promise<t.Builder[]>;
   addBuilder(builder: t.BuilderAddress): Promise<void>;
@@ -65,6 +76,11 @@ export interface Host {
   loginRegistry(host: string, username: string, secret: string): Promise<void>;
   logoutRegistry(host: string): Promise<void>;
   diagnose(): Promise<t.Check[]>;
+  /** What a support bundle would hold, masked. */
+  supportParts(): Promise<t.BundlePart[]>;
+  /** Where it goes unless another place is given. */
+  supportPath(): Promise<string>;
+  saveSupport(path: string, parts: t.BundlePart[]): Promise<void>;
 
   /** Now and whenever somebody changes them, in the file too. */
   watchSettings(listener: (settings: t.AppSettings) => void): Unsubscribe;

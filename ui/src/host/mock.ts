@@ -136,6 +136,14 @@ export function mockHost(options: MockOptions = {}): MockHost {
       refs.forEach((ref) => builds.delete(ref));
       buildListeners.forEach((l) => l({ reset: false, changed: [], removed: refs }));
     }),
+    importBuild: (path) => call("importBuild", [path], () => {
+      const from = [...builds.values()][0]!;
+      const imported = { ...from.summary, ref: "imported0000000000000000x", imported: true };
+      builds.set(imported.ref, { ...from, summary: imported });
+      buildListeners.forEach((l) => l({ reset: false, changed: [imported], removed: [] }));
+      return imported.ref;
+    }),
+    exportBuild: (ref, path) => call("exportBuild", [ref, path], () => {}),
     inspectFolder: (path) => call("inspectFolder", [path], () => ({ ...(structuredClone(samples.folder) as t.FolderInfo), path })),
     startBuild: (request) => call("startBuild", [request], () => [...builds.keys()].at(-1) ?? ""),
     askDockerfile: (request) => call("askDockerfile", [request], () => (structuredClone(samples.answers) as unknown as Record<string, t.DockerfileAnswers>)[request.dockerfile] ?? (structuredClone(samples.answers.Dockerfile) as unknown as t.DockerfileAnswers)),
@@ -156,6 +164,8 @@ export function mockHost(options: MockOptions = {}): MockHost {
     pushImage: (name, listener) => call("pushImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),
     tagImage: (source, target) => call("tagImage", [source, target], () => {}),
     removeImages: (names) => call("removeImages", [names], () => 42_600_000),
+    saveImages: (names, path) => call("saveImages", [names, path], () => 125_600_000),
+    loadImages: (path) => call("loadImages", [path], () => ["shop/loaded:1"]),
     cacheRecords: () => call("cacheRecords", [], () => list<t.CacheRecord>(records(now))),
     planCleanup: (keep) => call("planCleanup", [keep], () => plan(records(now), keep)),
     runCleanup: (id) => call("runCleanup", [id], () => ({ ...(samples.runs[0] as t.GcRun), id })),
@@ -165,6 +175,9 @@ export function mockHost(options: MockOptions = {}): MockHost {
     cacheMounts: () => call("cacheMounts", [], () => list<t.CacheMount>(samples.mounts)),
     browseMount: (id, path) => call("browseMount", [id, path], () => structuredClone(samples.mountFiles) as t.FileEntry[]),
     clearMount: (id) => call("clearMount", [id], () => 3_145_728),
+    exportMount: (id, path) => call("exportMount", [id, path], () => 3_145_728),
+    importMount: (id, path) => call("importMount", [id, path], () => {}),
+    planPolicies: (policies) => call("planPolicies", [policies], () => plan(records(now), 0)),
     builders: () => call("builders", [], () => structuredClone(samples.builders) as t.Builder[]),
     addBuilder: (builder) => call("addBuilder", [builder], () => {}),
     removeBuilder: (name) => call("removeBuilder", [name], () => {}),
@@ -175,6 +188,9 @@ export function mockHost(options: MockOptions = {}): MockHost {
     loginRegistry: (host, username) => call("loginRegistry", [host, username], () => {}),
     logoutRegistry: (host) => call("logoutRegistry", [host], () => {}),
     diagnose: () => call("diagnose", [], () => structuredClone(samples.checks) as t.Check[]),
+    supportParts: () => call("supportParts", [], () => structuredClone(samples.support) as t.BundlePart[]),
+    supportPath: () => call("supportPath", [], () => "/home/ada/kiln-support.tar.gz"),
+    saveSupport: (path, parts) => call("saveSupport", [path, parts], () => {}),
     watchSettings: (listener) => {
       listener({ ...settings });
       return () => {};

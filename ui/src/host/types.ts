@@ -73,6 +73,8 @@ export interface BuildSummary {
   warnings: number;
   pinned: boolean;
   error: string;
+  /** Known from a file that was taken in, and not to the engine. */
+  imported: boolean;
 }
 
 export interface BuildsChange {
@@ -412,6 +414,12 @@ export interface Check {
   outcome: CheckOutcome;
   detail: string;
   fix: string;
+}
+
+export interface BundlePart {
+  path: string;
+  what: string;
+  text: string;
 }
 
 export interface AppSettings {

@@ -2,7 +2,10 @@
 // store that screens share.
 import { SvelteMap } from "svelte/reactivity";
 import { useHost } from "../host/host";
-import type { AppSettings, BuildSummary, HostFailure, MachineStatus } from "../host/types";
+import type { AppSettings, BuildSummary, Check, HostFailure, MachineStatus } from "../host/types";
+
+/** Whether a check is worth a look. */
+export const isBad = (check: Check, muted: Set<string>): boolean => (check.outcome === "failed" || check.outcome === "warning") && !muted.has(check.id);
 
 class Live {
   machine: MachineStatus | null = $state.raw(null);
@@ -10,7 +13,9 @@ class Live {
   buildsKnown = $state(false);
   now = $state(0);
   settings: AppSettings | null = $state.raw(null);
-  checksFound = $state(0);
+  checks: Check[] = $state.raw([]);
+  /** What the doctor found, but for what is muted. */
+  checksFound = $derived(this.checks.filter((check) => isBad(check, new Set(this.settings?.mutedChecks ?? []))).length);
 
   /** Newest first. */
   sorted = $derived([...this.builds.values()].sort((a, b) => b.created - a.created));
@@ -28,6 +33,8 @@ class Live {
       this.buildsKnown = true;
     });
     const settings = host.watchSettings((now) => this.apply(now));
+    // The doctor's badge is there before anybody opens the doctor.
+    host.diagnose().then((checks) => (this.checks = checks), () => {});
     return () => {
       settings();
       clearInterval(timer);

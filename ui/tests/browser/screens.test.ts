@@ -24,6 +24,7 @@ const SCREENS: Screen[] = [
   { name: "build-logs", route: `build/${ref("webshop-first")}?tab=logs`, ready: "[aria-label=Logs] .ansi-green" },
   { name: "build-inputs", route: `build/${ref("webshop-first")}?tab=inputs`, ready: "text=Dependencies" },
   { name: "build-outputs", route: `build/${ref("webshop-first")}?tab=outputs`, ready: "text=Results" },
+  { name: "build-export", route: `build/${ref("webshop-first")}`, click: ["[aria-label='More actions']", "text=Export as .dockerbuild…"], ready: "text=Its record, log, provenance" },
   { name: "compare", route: `compare/${ref("webshop-changed")}?with=${ref("webshop-cached")}`, ready: "text=Inputs that differ" },
   { name: "new-build", route: "new?folder=/home/ada/src/webshop", ready: "text=One check is broken" },
   { name: "new-build-watching", route: "new?folder=/home/ada/src/webshop", click: ["label:has-text('Watch')", "button:has-text('Build and watch')"], ready: "text=Waiting for a change" },
@@ -38,6 +39,9 @@ const SCREENS: Screen[] = [
   { name: "builders", route: "builders", click: "button:has-text('Test')", ready: "text=Workers" },
   { name: "registries", route: "registries", click: "li button:has-text('Test')", ready: "text=trusted" },
   { name: "doctor", route: "doctor", ready: "text=things to look at" },
+  { name: "doctor-support", route: "doctor", click: "button:has-text('Support bundle…')", ready: "text=logs/kiln-vmd.log" },
+  { name: "cache-policies-edited", route: "cache?tab=policies", click: ["button:has-text('Edit')", "button:has-text('Show what would go')"], ready: "text=would go now" },
+  { name: "builder-refused", route: "builders", click: "button[aria-label='Test ci-builder']", ready: "text=doesn’t take this certificate" },
   { name: "settings", route: "settings", ready: "text=Privacy" },
   { name: "failing", route: "images", options: { failing: true }, ready: "text=Try again" },
 ];
