@@ -42,7 +42,7 @@ impl Lab {
         let started = std::time::Instant::now();
         let kilnd_daemon = Kilnd::start(&registry, KilndOptions::default())?;
         let start_of_kilnd = started.elapsed();
-        let moby_daemon = Moby::start(&tools, &registry)?;
+        let moby_daemon = Moby::start(&tools, &registry, &[])?;
         let kilnd = Side {
             name: "kilnd",
             client: Thin::new(Address::Unix(kilnd_daemon.socket().to_path_buf()))?,

@@ -1,7 +1,8 @@
 //! The collector that clients send their spans to.
 //!
-//! Spans of builds that run are kept with their records; a refusal is reported to users as a failure of
-//! tracing, so the others are taken and let go.
+//! Spans of builds that run are kept with their records, and all are sent on where the daemon has a collector of
+//! its own. A refusal is reported to users as a failure of tracing, so those that nobody wants are taken and let
+//! go.
 
 use kiln_history::Traces;
 use kiln_proto::otlp_trace as api;

@@ -8,13 +8,14 @@
 use std::time::{Duration, SystemTime};
 
 use kiln_errdefs::{SharedError, to_status};
-use kiln_history::trace::{OwnSpans, TRACE_MEDIA_TYPE};
+use kiln_history::trace::{BuildSpans, TRACE_MEDIA_TYPE};
 use kiln_history::{
     Completed, Details, History, LOG_MEDIA_TYPE, Project, Recording, Running, encode_log,
 };
 use kiln_progress::{Hub, VertexState, wire};
 use kiln_proto::google;
 use kiln_proto::moby::buildkit::v1 as control;
+use kiln_proto::otlp_trace::Span;
 use kiln_provenance::redact;
 use prost::Message as _;
 
@@ -125,8 +126,10 @@ pub(crate) struct Afterwards {
 }
 
 impl Afterwards {
-    /// Adds ingredients and trace, and makes the record durable. `stop` cuts the wait for spans short.
+    /// Sends spans on, adds ingredients and trace, and makes the record durable. `stop` cuts the wait for
+    /// clients' spans short.
     pub(crate) async fn run(mut self, history: &History, stop: impl Future<Output = ()>) {
+        let own = self.own_spans(history);
         let warn = |error: kiln_history::Error| {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, "a build record stays incomplete");
@@ -141,27 +144,30 @@ impl Afterwards {
             () = tokio::time::sleep(LAST_SPANS) => {}
             () = stop => {}
         }
-        self.add_trace(history).await.unwrap_or_else(warn);
+        self.add_trace(history, &own).await.unwrap_or_else(warn);
         self.completed.settle().await.unwrap_or_else(warn);
     }
 
-    async fn add_trace(&self, history: &History) -> Result<(), kiln_history::Error> {
+    fn own_spans(&self, history: &History) -> Vec<Span> {
         let reference = self.completed.reference();
-        // Deleted meanwhile.
-        let Some(record) = history.get(reference) else {
-            return Ok(());
-        };
-        let error = record
-            .error
-            .as_ref()
-            .map_or("", |error| error.message.as_str());
-        let blob = self.gathering.blob(&OwnSpans {
+        let record = history.get(reference);
+        let error = record.as_ref().and_then(|record| record.error.as_ref());
+        self.gathering.own(&BuildSpans {
             reference,
             started: self.started,
             ended: self.ended,
-            error,
+            error: error.map_or("", |error| error.message.as_str()),
             steps: &self.vertices,
-        });
+        })
+    }
+
+    async fn add_trace(&self, history: &History, own: &[Span]) -> Result<(), kiln_history::Error> {
+        let reference = self.completed.reference();
+        // Deleted meanwhile.
+        if history.get(reference).is_none() {
+            return Ok(());
+        }
+        let blob = self.gathering.blob(own);
         let blob = history.put(TRACE_MEDIA_TYPE, Vec::new(), blob).await?;
         history.add_details(reference, |details| details.bytes += blob.size)?;
         history.change(reference, |record| record.trace = Some(blob.to_wire()))

@@ -4,20 +4,23 @@
 //! that no build belongs to are let go. With the record they become one blob: a JSON object per span, in the
 //! form of OpenTelemetry's Go library, which is what `docker buildx history trace` reads.
 //!
+//! Where the daemon has a collector, all of them are sent on as they come: those of clients, whichever trace they
+//! belong to, and a build's own at its end.
+//!
 //! Invariant: a trace is kept in memory only from a build's begin to the end of its record, and never more
 //! than [`MOST_SPANS`] of it.
 
+mod json;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use kiln_oci::Digest;
 use kiln_progress::VertexState;
 use kiln_proto::otlp_trace as otlp;
-use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use serde_json::Value;
 
 /// The media type of the blob.
 pub const TRACE_MEDIA_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
@@ -32,6 +35,8 @@ pub struct TraceContext {
     pub trace: [u8; 16],
     /// The client's span, zero for none.
     pub parent: [u8; 8],
+    /// Whether the client wants its trace to be seen by others than itself.
+    pub sampled: bool,
 }
 
 impl TraceContext {
@@ -39,9 +44,11 @@ impl TraceContext {
     pub fn from_header(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
         let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
+        let [flags] = from_hex::<1>(parts.next()?)?;
         let context = Self {
             trace: from_hex(trace)?,
             parent: from_hex(parent)?,
+            sampled: flags & 1 == 1,
         };
         (version.len() == 2 && context.trace != [0; 16]).then_some(context)
     }
@@ -54,6 +61,7 @@ impl TraceContext {
         Self {
             trace,
             parent: [0; 8],
+            sampled: true,
         }
     }
 }
@@ -80,7 +88,27 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The spans of clients, by trace. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Traces(Arc<Mutex<HashMap<[u8; 16], Gathered>>>);
+pub struct Traces(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_trace: Mutex<HashMap<[u8; 16], Gathered>>,
+    collector: OnceLock<Collector>,
+}
+
+/// Where spans go beside the records.
+pub struct Collector {
+    /// What the daemon's own spans come from.
+    pub resource: otlp::Resource,
+    /// Takes spans. Must not block.
+    pub take: Box<dyn Fn(otlp::ResourceSpans) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Collector")
+    }
+}
 
 #[derive(Debug, Default)]
 struct Gathered {
@@ -89,6 +117,12 @@ struct Gathered {
 }
 
 impl Traces {
+    /// From now on spans are sent on, too. The first collector stays.
+    pub fn send_on(&self, collector: Collector) {
+        // It is set where the daemon is composed, once.
+        let _ = self.0.collector.set(collector);
+    }
+
     /// From now on the trace's spans are kept, until what is returned is dropped.
     pub fn gather(&self, context: TraceContext) -> Gathering {
         self.lock().entry(context.trace).or_default().builds += 1;
@@ -101,13 +135,16 @@ impl Traces {
     /// Takes spans that a client sent.
     pub fn take(&self, request: otlp::ExportTraceServiceRequest) {
         for of_resource in request.resource_spans {
-            let resource = of_resource.resource.unwrap_or_default();
-            let resource = attributes(&resource.attributes);
-            for of_scope in of_resource.scope_spans {
-                let scope = of_scope.scope.unwrap_or_default();
-                for span in of_scope.spans {
-                    self.take_span(&span, &resource, &scope);
+            let resource = of_resource.resource.clone().unwrap_or_default();
+            let resource = json::attributes(&resource.attributes);
+            for of_scope in &of_resource.scope_spans {
+                let scope = of_scope.scope.clone().unwrap_or_default();
+                for span in &of_scope.spans {
+                    self.take_span(span, &resource, &scope);
                 }
+            }
+            if let Some(collector) = self.0.collector.get() {
+                (collector.take)(of_resource);
             }
         }
     }
@@ -121,12 +158,15 @@ impl Traces {
             return;
         };
         if gathered.spans.len() < MOST_SPANS {
-            gathered.spans.push(client_span(span, resource, scope));
+            gathered.spans.push(json::span(span, resource, scope));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 16], Gathered>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .by_trace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,14 +178,50 @@ pub struct Gathering {
 }
 
 impl Gathering {
-    /// The blob of the trace: the client's spans and the build's own.
-    pub fn blob(&self, build: &OwnSpans<'_>) -> Bytes {
-        let mut spans = build.spans(self.context);
+    /// The build's own spans, which go to the collector at once, if there is one and the client doesn't mind.
+    pub fn own(&self, build: &BuildSpans<'_>) -> Vec<otlp::Span> {
+        let spans = build.spans(self.context);
+        if let Some(collector) = self.traces.0.collector.get()
+            && self.context.sampled
+        {
+            (collector.take)(otlp::ResourceSpans {
+                resource: Some(collector.resource.clone()),
+                scope_spans: vec![otlp::ScopeSpans {
+                    scope: Some(scope()),
+                    spans: spans.clone(),
+                    ..otlp::ScopeSpans::default()
+                }],
+                ..otlp::ResourceSpans::default()
+            });
+        }
+        spans
+    }
+
+    /// The blob of the trace: the build's own spans and the client's.
+    pub fn blob(&self, own: &[otlp::Span]) -> Bytes {
+        let collector = self.traces.0.collector.get();
+        let resource = match collector {
+            Some(collector) => json::attributes(&collector.resource.attributes),
+            None => json::attributes(&[text("service.name", "kilnd")]),
+        };
+        let mut spans: Vec<Value> = own
+            .iter()
+            .map(|span| json::span(span, &resource, &scope()))
+            .collect();
         if let Some(gathered) = self.traces.lock().get(&self.context.trace) {
             spans.extend(gathered.spans.iter().cloned());
         }
         let lines: Vec<String> = spans.iter().map(|span| format!("{span:#}\n")).collect();
         lines.concat().into()
+    }
+}
+
+/// What the daemon's own spans were made by.
+fn scope() -> otlp::Scope {
+    otlp::Scope {
+        name: "kilnd".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..otlp::Scope::default()
     }
 }
 
@@ -163,7 +239,7 @@ impl Drop for Gathering {
 
 /// What a build's own spans are made of.
 #[derive(Debug)]
-pub struct OwnSpans<'a> {
+pub struct BuildSpans<'a> {
     /// The build.
     pub reference: &'a str,
     /// When it began.
@@ -176,178 +252,83 @@ pub struct OwnSpans<'a> {
     pub steps: &'a [VertexState],
 }
 
-impl OwnSpans<'_> {
+impl BuildSpans<'_> {
     /// One span for the build, and one for each step below it.
-    fn spans(&self, context: TraceContext) -> Vec<Value> {
+    fn spans(&self, context: TraceContext) -> Vec<otlp::Span> {
         let id = |name: &str| {
             let digest = Digest::of(format!("{} {name}", self.reference));
-            hex(&digest.as_bytes()[..8])
+            Bytes::copy_from_slice(&digest.as_bytes()[..8])
         };
-        let root = id("build");
-        let mut spans = vec![own_span(
-            context,
-            &root,
-            &hex(&context.parent),
-            "moby.buildkit.v1.Control/Solve",
-            (self.started, self.ended),
-            self.error,
-            &json!([text_attribute("build.ref", self.reference)]),
-        )];
-        for step in self.steps {
-            let (Some(started), Some(ended)) = (step.started, step.completed) else {
-                continue;
-            };
-            let attributes = json!([
-                text_attribute("vertex", &step.digest.to_string()),
-                { "Key": "cached", "Value": { "Type": "BOOL", "Value": step.cached } },
-            ]);
-            let id = id(&format!("{} {started:?}", step.digest));
-            let times = (started, ended);
-            spans.push(own_span(
-                context,
-                &id,
-                &root,
-                &step.name,
-                times,
-                &step.error,
-                &attributes,
-            ));
-        }
-        spans
+        let has_parent = context.parent != [0; 8];
+        let root = otlp::Span {
+            trace_id: Bytes::copy_from_slice(&context.trace),
+            span_id: id("build"),
+            parent_span_id: Bytes::copy_from_slice(if has_parent { &context.parent } else { &[] }),
+            name: "moby.buildkit.v1.Control/Solve".into(),
+            kind: SERVER,
+            start_time_unix_nano: nanoseconds(self.started),
+            end_time_unix_nano: nanoseconds(self.ended),
+            attributes: vec![text("build.ref", self.reference)],
+            status: Some(status(self.error)),
+            // Its parent is in another process.
+            flags: SAMPLED | if has_parent { REMOTE_KNOWN | REMOTE } else { 0 },
+            ..otlp::Span::default()
+        };
+        let step = |step: &VertexState| {
+            let (started, ended) = (step.started?, step.completed?);
+            let cached = otlp::any_value::Value::BoolValue(step.cached);
+            Some(otlp::Span {
+                trace_id: root.trace_id.clone(),
+                span_id: id(&format!("{} {started:?}", step.digest)),
+                parent_span_id: root.span_id.clone(),
+                name: step.name.clone(),
+                kind: INTERNAL,
+                start_time_unix_nano: nanoseconds(started),
+                end_time_unix_nano: nanoseconds(ended),
+                attributes: vec![
+                    text("vertex", &step.digest.to_string()),
+                    attribute("cached", cached),
+                ],
+                status: Some(status(&step.error)),
+                flags: SAMPLED | REMOTE_KNOWN,
+                ..otlp::Span::default()
+            })
+        };
+        let steps: Vec<_> = self.steps.iter().filter_map(step).collect();
+        std::iter::once(root).chain(steps).collect()
     }
 }
 
-fn own_span(
-    context: TraceContext,
-    id: &str,
-    parent: &str,
-    name: &str,
-    (started, ended): (SystemTime, SystemTime),
-    error: &str,
-    attributes: &Value,
-) -> Value {
-    let trace = hex(&context.trace);
-    let kind = if name.starts_with("moby.") { 2 } else { 1 };
-    let status = if error.is_empty() {
-        json!({ "Code": "Unset", "Description": "" })
-    } else {
-        json!({ "Code": "Error", "Description": error })
-    };
-    json!({
-        "Name": name,
-        "SpanContext": span_context(&trace, id),
-        "Parent": span_context(&trace, parent),
-        "SpanKind": kind,
-        "StartTime": moment(OffsetDateTime::from(started)),
-        "EndTime": moment(OffsetDateTime::from(ended)),
-        "Attributes": attributes,
-        "Events": null,
-        "Links": null,
-        "Status": status,
-        "DroppedAttributes": 0,
-        "DroppedEvents": 0,
-        "DroppedLinks": 0,
-        "ChildSpanCount": 0,
-        "Resource": [text_attribute("service.name", "kilnd")],
-        "InstrumentationLibrary": { "Name": "kilnd", "Version": env!("CARGO_PKG_VERSION"), "SchemaURL": "" },
-    })
+/// OpenTelemetry's kinds of spans.
+const INTERNAL: i32 = 1;
+const SERVER: i32 = 2;
+
+/// OpenTelemetry's flags of spans.
+const SAMPLED: u32 = 0x01;
+const REMOTE_KNOWN: u32 = 0x100;
+const REMOTE: u32 = 0x200;
+
+fn nanoseconds(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
 }
 
-fn client_span(span: &otlp::Span, resource: &Value, scope: &otlp::Scope) -> Value {
-    let trace = hex(&span.trace_id);
-    let status = span.status.clone().unwrap_or_default();
-    let code = match status.code {
-        1 => "Ok",
-        2 => "Error",
-        _ => "Unset",
-    };
-    let events = span.events.iter().map(|event| {
-        json!({
-            "Name": event.name,
-            "Attributes": attributes(&event.attributes),
-            "DroppedAttributeCount": event.dropped_attributes_count,
-            "Time": nanoseconds(event.time_unix_nano),
-        })
-    });
-    let links = span.links.iter().map(|link| {
-        json!({
-            "SpanContext": span_context(&hex(&link.trace_id), &hex(&link.span_id)),
-            "Attributes": attributes(&link.attributes),
-            "DroppedAttributeCount": link.dropped_attributes_count,
-        })
-    });
-    json!({
-        "Name": span.name,
-        "SpanContext": span_context(&trace, &hex(&span.span_id)),
-        "Parent": span_context(&trace, &hex(&span.parent_span_id)),
-        "SpanKind": span.kind,
-        "StartTime": nanoseconds(span.start_time_unix_nano),
-        "EndTime": nanoseconds(span.end_time_unix_nano),
-        "Attributes": attributes(&span.attributes),
-        "Events": events.collect::<Vec<_>>(),
-        "Links": links.collect::<Vec<_>>(),
-        "Status": { "Code": code, "Description": status.message },
-        "DroppedAttributes": span.dropped_attributes_count,
-        "DroppedEvents": span.dropped_events_count,
-        "DroppedLinks": span.dropped_links_count,
-        "ChildSpanCount": 0,
-        "Resource": resource,
-        "InstrumentationLibrary": { "Name": scope.name, "Version": scope.version, "SchemaURL": "" },
-    })
+fn status(error: &str) -> otlp::SpanStatus {
+    otlp::SpanStatus {
+        code: if error.is_empty() { 0 } else { 2 },
+        message: error.to_owned(),
+    }
 }
 
-/// A span that has no parent says so with zeros.
-fn span_context(trace: &str, span: &str) -> Value {
-    const NO_TRACE: &str = "00000000000000000000000000000000";
-    const NO_SPAN: &str = "0000000000000000";
-    let is_none = span.bytes().all(|digit| digit == b'0');
-    let (trace, span, flags) = if is_none {
-        (NO_TRACE, NO_SPAN, "00")
-    } else {
-        (trace, span, "01")
-    };
-    json!({ "TraceID": trace, "SpanID": span, "TraceFlags": flags, "TraceState": "", "Remote": false })
+fn attribute(key: &str, value: otlp::any_value::Value) -> otlp::KeyValue {
+    otlp::KeyValue {
+        key: key.to_owned(),
+        value: Some(otlp::AnyValue { value: Some(value) }),
+    }
 }
 
-fn text_attribute(key: &str, value: &str) -> Value {
-    json!({ "Key": key, "Value": { "Type": "STRING", "Value": value } })
-}
-
-fn attributes(all: &[otlp::KeyValue]) -> Value {
-    use otlp::any_value::Value as Any;
-    let typed = |key: &str, kind: &str, value: Value| json!({ "Key": key, "Value": { "Type": kind, "Value": value } });
-    let texts = |array: &otlp::ArrayValue| -> Value {
-        let text = |value: &otlp::AnyValue| match &value.value {
-            Some(Any::StringValue(text)) => text.clone(),
-            Some(Any::BoolValue(value)) => value.to_string(),
-            Some(Any::IntValue(value)) => value.to_string(),
-            Some(Any::DoubleValue(value)) => value.to_string(),
-            _ => String::new(),
-        };
-        array.values.iter().map(text).collect()
-    };
-    // What has no value, or one of another kind, is left out: readers would stumble over it.
-    all.iter()
-        .filter_map(|one| {
-            let key = &one.key;
-            Some(match one.value.as_ref()?.value.as_ref()? {
-                Any::StringValue(value) => text_attribute(key, value),
-                Any::BoolValue(value) => typed(key, "BOOL", json!(value)),
-                Any::IntValue(value) => typed(key, "INT64", json!(value)),
-                Any::DoubleValue(value) => typed(key, "FLOAT64", json!(value)),
-                Any::ArrayValue(array) => typed(key, "STRINGSLICE", texts(array)),
-            })
-        })
-        .collect()
-}
-
-fn nanoseconds(since_epoch: u64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(since_epoch))
-        .map_or_else(|_| moment(OffsetDateTime::UNIX_EPOCH), moment)
-}
-
-fn moment(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_default()
+fn text(key: &str, value: &str) -> otlp::KeyValue {
+    attribute(key, otlp::any_value::Value::StringValue(value.to_owned()))
 }
 
 #[cfg(test)]
@@ -360,13 +341,14 @@ mod tests {
         let span = "b7ad6b7169203331";
         let context = TraceContext::from_header(&format!("00-{trace}-{span}-01")).expect("valid");
         assert_eq!(
-            (hex(&context.trace), hex(&context.parent)),
-            (trace.into(), span.into())
+            (hex(&context.trace), hex(&context.parent), context.sampled),
+            (trace.into(), span.into(), true)
         );
         for bad in [
             "",
             "00",
             "00-x-y-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-éééééééééééééééé-b7ad6b7169203331-01",
         ] {
@@ -380,12 +362,11 @@ mod tests {
         let context = TraceContext {
             trace: [1; 16],
             parent: [2; 8],
+            sampled: true,
         };
         let request = |trace: u8| otlp::ExportTraceServiceRequest {
             resource_spans: vec![otlp::ResourceSpans {
-                resource: None,
                 scope_spans: vec![otlp::ScopeSpans {
-                    scope: None,
                     spans: vec![otlp::Span {
                         trace_id: vec![trace; 16].into(),
                         span_id: vec![2; 8].into(),
@@ -398,9 +379,22 @@ mod tests {
                         }],
                         ..Default::default()
                     }],
+                    ..Default::default()
                 }],
+                ..Default::default()
             }],
         };
+        let sent: Arc<Mutex<Vec<otlp::ResourceSpans>>> = Arc::default();
+        traces.send_on(Collector {
+            resource: otlp::Resource {
+                attributes: vec![text("service.name", "mine")],
+                ..Default::default()
+            },
+            take: Box::new({
+                let sent = Arc::clone(&sent);
+                move |spans| sent.lock().unwrap().push(spans)
+            }),
+        });
         traces.take(request(1));
         let gathering = traces.gather(context);
         traces.take(request(1));
@@ -415,13 +409,14 @@ mod tests {
             error: "it broke".into(),
             group: None,
         };
-        let blob = gathering.blob(&OwnSpans {
+        let own = gathering.own(&BuildSpans {
             reference: "r",
             started: SystemTime::UNIX_EPOCH,
             ended: SystemTime::UNIX_EPOCH,
             error: "",
             steps: &[step],
         });
+        let blob = gathering.blob(&own);
         let spans: Vec<Value> = serde_json::Deserializer::from_slice(&blob)
             .into_iter()
             .collect::<Result<_, _>>()
@@ -436,7 +431,26 @@ mod tests {
         assert_eq!(spans[1]["Status"]["Code"], "Error");
         assert_eq!(spans[2]["Parent"]["SpanID"], "0000000000000000");
         assert_eq!(spans[2]["Attributes"][0]["Value"]["Type"], "INT64");
+        assert_eq!(spans[0]["Resource"][0]["Value"]["Value"], "mine");
         drop(gathering);
         assert!(traces.lock().is_empty());
+        // Also those of traces that no build belongs to.
+        let sent: Vec<String> = sent
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|one| &one.scope_spans[0].spans)
+            .map(|span| span.name.clone())
+            .collect();
+        assert_eq!(
+            sent,
+            [
+                "build",
+                "build",
+                "build",
+                "moby.buildkit.v1.Control/Solve",
+                "RUN x"
+            ]
+        );
     }
 }

@@ -12,6 +12,8 @@ Examples:
       then: docker buildx create --name kiln --driver remote unix:///srv/kiln/buildkitd.sock
   kilnd --addr tcp://0.0.0.0:1234 --tlscert cert.pem --tlskey key.pem --tlscacert ca.pem
       serve clients that have a certificate
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 kilnd
+      send spans of builds, and those of clients, on to an OpenTelemetry collector
   kilnd --allow-insecure-entitlement network.host
       let builds that say `--allow network.host` use the host's network";
 

@@ -34,7 +34,7 @@ use crate::machine::{Surroundings, ThisMachine};
 use crate::records::CacheRecords;
 use crate::serve::Daemon;
 use crate::settings::{Address, Settings};
-use crate::worker;
+use crate::{telemetry, worker};
 
 /// Opens the state and makes a daemon of it.
 pub(crate) async fn compose(
@@ -49,6 +49,7 @@ pub(crate) async fn compose(
     let sessions = SessionManager::new();
     let history = History::open(&state, content.clone(), retention(settings)).await?;
     keep_history_blobs(&cache, &history);
+    let courier = telemetry::send_on(history.traces())?;
 
     let results = Results::new(cache.clone());
     let keys = {
@@ -137,6 +138,9 @@ pub(crate) async fn compose(
         Arc::clone(&collector),
         stop_background.clone(),
     ));
+    if let Some(courier) = courier {
+        background.spawn(courier.run(stop_background.clone().cancelled_owned()));
+    }
     let control = ControlService::new(
         engine.clone(),
         Arc::new(CacheRecords::new(Arc::clone(&collector))),

@@ -85,6 +85,7 @@ fn expand(level: &str) -> String {
         "source",
         "store",
         "sys",
+        "telemetry",
     ];
     let all: Vec<String> = crates
         .iter()

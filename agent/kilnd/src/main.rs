@@ -13,6 +13,7 @@ mod records;
 mod serve;
 mod settings;
 mod steps;
+mod telemetry;
 mod worker;
 
 use std::process::ExitCode;

@@ -68,10 +68,31 @@ impl Bed {
         if fresh || !moby.as_mut().is_some_and(Moby::is_running) {
             // Ends the old one first: two at once would compete for the machine.
             *moby = None;
-            *moby = Some(Moby::start(&self.tools, &self.registry)?);
+            *moby = Some(Moby::start(&self.tools, &self.registry, &[])?);
         }
-        let engine = Engine::Moby(moby.as_ref().context("just started")?);
-        let mut stage = Stage::new(self, engine, version)?;
+        self.with_moby(moby.as_ref().context("just started")?, version, scenario)
+    }
+
+    /// Runs a scenario on a real BuildKit with more environment, which nobody else uses.
+    pub fn on_moby_with(
+        &self,
+        version: Buildx,
+        environment: &[(String, String)],
+        scenario: impl FnOnce(&mut Stage<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut shared = self.moby.lock().unwrap_or_else(PoisonError::into_inner);
+        *shared = None;
+        let own = Moby::start(&self.tools, &self.registry, environment)?;
+        self.with_moby(&own, version, scenario)
+    }
+
+    fn with_moby(
+        &self,
+        moby: &Moby,
+        version: Buildx,
+        scenario: impl FnOnce(&mut Stage<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut stage = Stage::new(self, Engine::Moby(moby), version)?;
         let outcome = scenario(&mut stage);
         let log = stage.engine.log_tail();
         outcome.with_context(|| format!("dockerd's log ends:\n{log}"))

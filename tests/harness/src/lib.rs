@@ -15,6 +15,7 @@
 mod archive;
 mod bed;
 mod buildx;
+mod collector;
 mod context;
 mod disk;
 mod engine;
@@ -35,6 +36,7 @@ mod web;
 pub use archive::{Archive, Image, Layer};
 pub use bed::{Bed, Stage};
 pub use buildx::Client;
+pub use collector::{Collector, Seen};
 pub use context::Context;
 pub use disk::Disk;
 pub use engine::Engine;

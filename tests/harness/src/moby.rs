@@ -28,8 +28,12 @@ pub struct Moby {
 }
 
 impl Moby {
-    /// Starts the daemon with `registry` as its mirror of Docker Hub.
-    pub fn start(tools: &Tools, registry: &Registry) -> Result<Self> {
+    /// Starts the daemon with `registry` as its mirror of Docker Hub, and more environment.
+    pub fn start(
+        tools: &Tools,
+        registry: &Registry,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("moby-").tempdir()?;
         let at = |name: &str| directory.path().join(name);
         let config = json!({
@@ -61,6 +65,7 @@ impl Moby {
             .arg(format!("unix://{}", docker_socket.display()))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
             .env("PATH", path)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(directory.path());
         let mut service = Service::start("dockerd", &mut command, at("dockerd.log"))?;
         service.wait_until("listening", Duration::from_mins(1), || {

@@ -19,6 +19,7 @@ mod recorded;
 mod records;
 mod remembered;
 mod remote;
+mod spans;
 mod vectors;
 
 fn main() -> ExitCode {
@@ -41,6 +42,6 @@ fn main() -> ExitCode {
         golden::ALL,
         hostile::ALL,
     ];
-    let on_bed = [exchange::ALL, cli::ON_BED].concat();
+    let on_bed = [exchange::ALL, cli::ON_BED, spans::ALL].concat();
     kiln_e2e::main(all.into_iter().flatten().copied(), &on_bed)
 }
