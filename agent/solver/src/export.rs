@@ -2,7 +2,8 @@
 //!
 //! The walk begins at the keys of the results and follows the ways that led to them. Consumers are
 //! visited before their inputs to decide which results go along; then records are made, inputs first,
-//! so that a record's links lead to records before it. Keys of one session are left out, and with them
+//! so that a record's links lead to records before it. What was built inside of an op goes along with the op's own
+//! records, and stands beside them wherever they are linked to. Keys of one session are left out, and with them
 //! what is known by nothing else.
 
 mod backlinks;

@@ -25,7 +25,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::SolveError;
-use crate::node::Node;
+use crate::key::KeyNode;
+use crate::node::{Inside, Node};
 use crate::op::{Op, OpContext, OpError, ResultValue};
 use crate::report::{Members, Report};
 use crate::store::KeyRef;
@@ -64,7 +65,14 @@ impl Work {
     }
 }
 
-type Outcome<R> = Result<Arc<Vec<R>>, OpError>;
+/// What a run made.
+pub(crate) struct Made<R: ResultValue> {
+    pub(crate) outputs: Vec<R>,
+    /// Keys of what was built inside of the op.
+    pub(crate) inside: Vec<Arc<KeyNode<R>>>,
+}
+
+type Outcome<R> = Result<Arc<Made<R>>, OpError>;
 type Publish<R> = watch::Sender<Option<Outcome<R>>>;
 
 /// A run.
@@ -252,9 +260,10 @@ impl<R: ResultValue> Flight<R> {
         self.each(|report| report.completed(error.to_owned()));
     }
 
-    fn context(&self) -> OpContext {
+    fn context(&self, inside: &Inside<R>) -> OpContext {
+        let members = Arc::clone(&self.members);
         self.leader
-            .context_for(Arc::clone(&self.members), self.cancel.clone())
+            .context_for(members, self.cancel.clone(), Arc::clone(inside))
     }
 }
 
@@ -280,8 +289,13 @@ async fn fly<R: ResultValue>(
     publish: watch::Sender<Option<Outcome<R>>>,
 ) {
     let landing = Landing(Arc::clone(&flight));
-    let outcome = run(&flight, op.as_ref(), inputs).await;
-    publish.send_replace(Some(outcome.map(Arc::new)));
+    let inside = Inside::default();
+    let outcome = run(&flight, op.as_ref(), inputs, &inside).await;
+    let made = outcome.map(|outputs| {
+        let inside = std::mem::take(&mut *inside.lock());
+        Arc::new(Made { outputs, inside })
+    });
+    publish.send_replace(Some(made));
     drop(landing);
     // The sender goes last: who waits for the end finds the entry gone.
     drop(publish);
@@ -291,6 +305,7 @@ async fn run<R: ResultValue>(
     flight: &Flight<R>,
     op: &dyn Op<R>,
     inputs: Vec<R>,
+    inside: &Inside<R>,
 ) -> Result<Vec<R>, OpError> {
     let core = &flight.leader.core;
     let slot = if op.takes_slot() {
@@ -310,7 +325,7 @@ async fn run<R: ResultValue>(
     };
     flight.started();
     let end = Ending(flight);
-    let mut running = op.run(inputs, flight.context());
+    let mut running = op.run(inputs, flight.context(inside));
     let outcome = tokio::select! {
         biased;
         outcome = &mut running => outcome,

@@ -2,7 +2,8 @@
 //!
 //! A node is one key in one store (a root key: the same in all). `ways` are the nodes of the inputs
 //! that were known when the node was found: from them an imported chain is written into the daemon's
-//! own store, and an export finds what to take along.
+//! own store, and an export finds what to take along. What was built inside of the output's op is behind `inside`,
+//! for exports alone.
 //!
 //! Invariant: a node without ways is a root key; chains may be long, so nothing here recurses.
 
@@ -93,6 +94,8 @@ pub(crate) struct KeyNode<R: ResultValue> {
     pub(crate) session_local: bool,
     pub(crate) of: Option<Of>,
     pub(crate) ways: Ways<R>,
+    /// Keys of what was built inside of the op, if this run made it.
+    pub(crate) inside: Vec<Arc<KeyNode<R>>>,
     own: RwLock<Option<KeyId>>,
     imported: Vec<(Arc<dyn CacheSource<R>>, KeyId)>,
     records: RwLock<Vec<Record<R>>>,
@@ -118,6 +121,13 @@ impl<R: ResultValue> KeyNode<R> {
         node
     }
 
+    /// A key with inputs of what a run made, with what was built inside of it.
+    pub(crate) fn of_run(record: Digest, of: Of, ways: Ways<R>, inside: Vec<Arc<Self>>) -> Self {
+        let mut node = Self::new(record, false, Some(of), ways);
+        node.inside = inside;
+        node
+    }
+
     /// A key with inputs in an imported cache.
     pub(crate) fn inner_of(
         record: Digest,
@@ -139,6 +149,7 @@ impl<R: ResultValue> KeyNode<R> {
             session_local,
             of,
             ways,
+            inside: Vec::new(),
             own: RwLock::default(),
             imported: Vec::new(),
             records: RwLock::default(),
@@ -257,16 +268,18 @@ pub(crate) fn own_refs<'a, R: ResultValue>(
 
 impl<R: ResultValue> Drop for KeyNode<R> {
     fn drop(&mut self) {
-        let mut pending = vec![std::mem::take(&mut self.ways)];
-        while let Some(ways) = pending.pop() {
-            let Some(ways) = Arc::into_inner(ways) else {
-                continue;
+        let mut nodes = std::mem::take(&mut self.inside);
+        let mut ways = std::mem::take(&mut self.ways);
+        loop {
+            let inputs = Arc::into_inner(ways).into_iter().flatten().flatten();
+            nodes.extend(inputs.map(|way| way.node));
+            // The next one that nobody else holds.
+            let Some(mut node) = std::iter::from_fn(|| nodes.pop()).find_map(Arc::into_inner)
+            else {
+                return;
             };
-            for way in ways.into_iter().flatten() {
-                if let Some(mut node) = Arc::into_inner(way.node) {
-                    pending.push(std::mem::take(&mut node.ways));
-                }
-            }
+            nodes.append(&mut node.inside);
+            ways = std::mem::take(&mut node.ways);
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::core::Core;
 use crate::edge::{Edge, EdgeState};
 use crate::error::{Kept, Phase, SolveError};
 use crate::import::CacheSource;
+use crate::key::KeyNode;
 use crate::op::{CacheMap, Op, OpContext, OpError, ResultValue};
 use crate::report::{BuildHandle, Members, Report};
 
@@ -62,10 +63,14 @@ struct Maps<R> {
     complete: bool,
 }
 
+/// Keys of what is built inside of a run.
+pub(crate) type Inside<R> = Arc<Mutex<Vec<Arc<KeyNode<R>>>>>;
+
 /// What an op's context leads back to, for nested builds.
 pub(crate) struct Host<R: ResultValue> {
     pub(crate) node: Arc<Node<R>>,
     pub(crate) members: Arc<Members>,
+    pub(crate) inside: Inside<R>,
 }
 
 impl<R: ResultValue> Node<R> {
@@ -159,7 +164,7 @@ impl<R: ResultValue> Node<R> {
     pub(crate) fn context(self: &Arc<Self>) -> OpContext {
         let members = Arc::new(Members::default());
         members.join(&self.report);
-        self.context_for(members, CancellationToken::new())
+        self.context_for(members, CancellationToken::new(), Inside::default())
     }
 
     /// The context of work that `members` wait for.
@@ -167,6 +172,7 @@ impl<R: ResultValue> Node<R> {
         self: &Arc<Self>,
         members: Arc<Members>,
         cancel: CancellationToken,
+        inside: Inside<R>,
     ) -> OpContext {
         let progress = VertexProgress::new(members.clone());
         let sessions = {
@@ -180,6 +186,7 @@ impl<R: ResultValue> Node<R> {
         let host = Host {
             node: Arc::clone(self),
             members,
+            inside,
         };
         OpContext {
             progress,

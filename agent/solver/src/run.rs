@@ -39,7 +39,7 @@ pub(crate) async fn run<R: ResultValue>(edge: Edge<R>, _: NoHit) -> Result<Done<
             .map(|(made, key)| made.ways(key.selector))
             .collect(),
     );
-    let (ticket, outputs) = loop {
+    let (ticket, run) = loop {
         let work = Work {
             ops: maps.iter().map(|map| map.digest).collect(),
             inputs: ways
@@ -74,16 +74,16 @@ pub(crate) async fn run<R: ResultValue>(edge: Edge<R>, _: NoHit) -> Result<Done<
             break (ticket, outcome.map_err(|error| failed(&edge, error))?);
         }
     };
-    let result = outputs.get(edge.output()).cloned().ok_or_else(|| {
+    let result = run.outputs.get(edge.output()).cloned().ok_or_else(|| {
         SolveError::NoSuchOutput {
             vertex: node.vertex.digest,
             index: edge.output(),
-            outputs: outputs.len(),
+            outputs: run.outputs.len(),
         }
         .shared()
     })?;
     // The ticket is held until the result is stored: whoever comes next finds one or the other.
-    let done = store(&edge, &maps, ways, result).await?;
+    let done = store(&edge, &maps, ways, &run.inside, result).await?;
     drop(ticket);
     Ok(done)
 }
@@ -138,6 +138,7 @@ async fn store<R: ResultValue>(
     edge: &Edge<R>,
     maps: &[Arc<CacheMap<R>>],
     ways: Ways<R>,
+    inside: &[Arc<KeyNode<R>>],
     result: R,
 ) -> Result<Done<R>, OpError> {
     let node = edge.node();
@@ -145,7 +146,8 @@ async fn store<R: ResultValue>(
         maps.iter().map(|map| edge.root_node(map)).collect()
     } else {
         let record = record_digest(&maps[0].digest, edge.output() as i64);
-        vec![Arc::new(KeyNode::inner(record, edge.of(), ways, None))]
+        let inside = inside.to_vec();
+        vec![Arc::new(KeyNode::of_run(record, edge.of(), ways, inside))]
     };
     let caches = node.caches();
     let lasting: Vec<_> = nodes.iter().filter(|node| !node.session_local).collect();

@@ -117,7 +117,10 @@ impl<R: ResultValue> Solver<R> {
             }
             host.node.nested.lock().push(node);
         }
-        result(top, edge).await
+        let built = result(top, edge).await?;
+        // One is enough: each leads to all that the result was made from.
+        host.inside.lock().extend(built.done.nodes.first().cloned());
+        Ok(built)
     }
 
     /// The result store let go of a result: its keys go, too.

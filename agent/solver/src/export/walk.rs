@@ -29,7 +29,8 @@ pub(crate) async fn walk<R: ResultValue, T: ExportTarget<R>>(
     let mut exported = choose(&tops, &order, stored, target, options).await?;
 
     let mut chains = Chains::default();
-    let mut made: HashMap<u64, usize> = HashMap::new();
+    // A node stands for the records of what was built inside of it, too.
+    let mut made: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut backlinks = Backlinks::new(keys);
     for node in &order {
         if node.session_local {
@@ -39,10 +40,11 @@ pub(crate) async fn walk<R: ResultValue, T: ExportTarget<R>>(
             .ways
             .iter()
             .map(|ways| {
-                let links = ways.iter().filter_map(|way| {
-                    Some(ExportLink {
+                let links = ways.iter().flat_map(|way| {
+                    let records = made.get(&way.node.number).into_iter().flatten();
+                    records.map(|record| ExportLink {
                         selector: way.selector,
-                        record: *made.get(&way.node.number)?,
+                        record: *record,
                     })
                 });
                 links.collect()
@@ -60,9 +62,11 @@ pub(crate) async fn walk<R: ResultValue, T: ExportTarget<R>>(
         {
             same_result(node, &record, keys, &mut chains, &results);
         }
-        if let Some(record) = chains.add(node.record, &inputs, results) {
-            made.insert(node.number, record);
-        }
+        let own = chains.add(node.record, &inputs, results);
+        let inside = node.inside.iter();
+        let inside = inside.filter_map(|inside| made.get(&inside.number));
+        let records: Vec<usize> = own.into_iter().chain(inside.flatten().copied()).collect();
+        made.insert(node.number, records);
     }
     Ok(chains.into_records())
 }
@@ -103,6 +107,9 @@ fn inputs_first<R: ResultValue>(tops: &Nodes<R>) -> Nodes<R> {
             pending.push((Arc::clone(&node), true));
             for way in node.ways.iter().flatten().rev() {
                 pending.push((Arc::clone(&way.node), false));
+            }
+            for inside in node.inside.iter().rev() {
+                pending.push((Arc::clone(inside), false));
             }
         }
     }
@@ -150,6 +157,9 @@ async fn choose<R: ResultValue, T: ExportTarget<R>>(
         let below = may_create && !(goes_along && options.mode == ExportMode::Min);
         for way in node.ways.iter().flatten() {
             *create.entry(way.node.number).or_default() |= below;
+        }
+        for inside in &node.inside {
+            *create.entry(inside.number).or_default() |= may_create;
         }
     }
     Ok(chosen)

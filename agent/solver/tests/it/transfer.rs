@@ -309,3 +309,38 @@ fn hostile_imports_are_refused() {
         .collect();
     assert!(ImportedCache::new("deep", deep, Arc::new(Loader)).is_ok());
 }
+
+#[tokio::test]
+async fn what_was_built_inside_of_an_op_goes_along() {
+    for mode in [ExportMode::Max, ExportMode::Min] {
+        let lab = Lab::new();
+        let image = lab.vertex(fake("image"), &[]);
+        let inner = lab.vertex(fake("inner"), &[&image]);
+        // As a client's own file has it: nothing that is known by it is exported.
+        let definition = Fake {
+            session_local: true,
+            ..fake("definition")
+        };
+        let definition = lab.vertex(definition, &[]);
+        let outer = Fake {
+            nests: Some(inner),
+            no_slot: true,
+            ..fake("outer")
+        };
+        let outer = lab.vertex(outer, &[&definition]);
+        let top = lab.vertex(fake("top"), &[&outer]);
+        let records = export(&lab, &top, mode).await;
+        let find = |op: &str| {
+            let digest = record_digest(&Digest::of(op), 0);
+            records.iter().position(|record| record.digest == digest)
+        };
+        assert_eq!(find("outer"), None);
+        let inner = find("inner").unwrap();
+        let top = &records[find("top").unwrap()];
+        assert_eq!(top.results.len(), 1);
+        assert_eq!(top.inputs[0].len(), 1);
+        assert_eq!(top.inputs[0][0].record, inner);
+        let has_result = mode == ExportMode::Max;
+        assert_eq!(!records[inner].results.is_empty(), has_result);
+    }
+}
