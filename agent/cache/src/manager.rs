@@ -1,5 +1,6 @@
 //! The records of a state root, and how new ones are made.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kiln_content::ContentStore;
@@ -318,6 +319,12 @@ impl CacheManager {
     /// What all records occupy. Sizes that aren't known yet are measured.
     pub async fn usage(&self) -> Result<Vec<UsageRecord>> {
         self.shared.usage().await
+    }
+
+    /// The records whose layers are just those of one of these images, told by their diff ids, and the records
+    /// that share files with them.
+    pub fn with_layers(&self, images: &[Vec<Digest>]) -> HashSet<RefId> {
+        self.shared.with_layers(images)
     }
 
     /// Removes a record that nothing uses; [`Error::InUse`] otherwise.

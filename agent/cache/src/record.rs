@@ -264,7 +264,8 @@ pub(crate) fn extend_chain(below: Digest, layer: Digest) -> Digest {
     Digest::of(format!("{below} {layer}"))
 }
 
-fn chain(layers: impl Iterator<Item = Option<Digest>>) -> Option<Digest> {
+/// The chain id of layers, `None` where one isn't known or there is none.
+pub(crate) fn chain(layers: impl Iterator<Item = Option<Digest>>) -> Option<Digest> {
     let mut chain = None;
     for layer in layers {
         let layer = layer?;

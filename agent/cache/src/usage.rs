@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use kiln_ids::RefId;
+use kiln_oci::Digest;
 
 use crate::contenthash::Tree;
 use crate::persist;
-use crate::record::{Record, TreeSlot};
+use crate::record::{Record, TreeSlot, chain};
 use crate::shared::{Shared, State};
 use crate::{Error, Origin, Result, UsageKind};
 
@@ -83,6 +84,22 @@ impl Shared {
             })
             .collect();
         Ok(usage)
+    }
+
+    pub(crate) fn with_layers(&self, images: &[Vec<Digest>]) -> HashSet<RefId> {
+        let chains = images
+            .iter()
+            .filter_map(|image| chain(image.iter().map(|layer| Some(*layer))));
+        let state = self.lock();
+        let mut found = HashSet::new();
+        for id in chains.filter_map(|chain| state.by_chain.get(&chain)) {
+            found.insert(id.clone());
+            if let Some(record) = state.records.get(id) {
+                let data = record.data.lock();
+                found.extend(data.shared_by.iter().chain(&data.shares_with).cloned());
+            }
+        }
+        found
     }
 
     /// The pinned records; with each goes the one that shares its files, since both end together.

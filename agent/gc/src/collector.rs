@@ -19,9 +19,6 @@ use crate::{
     Disk, Error, Filters, InForce, Kept, Order, Plan, PlannedRemoval, Policy, Run, Trigger, plan,
 };
 
-/// Says of a record whether an image of the local store shares it.
-pub type SharedCheck = Arc<dyn Fn(&UsageRecord) -> bool + Send + Sync>;
-
 /// Says whether no build is running.
 pub type QuietCheck = Arc<dyn Fn() -> bool + Send + Sync>;
 
@@ -35,7 +32,6 @@ pub struct Collector {
     root: StateRoot,
     path: PathBuf,
     images: ImageBlobs,
-    shared: Arc<RwLock<Option<SharedCheck>>>,
     quiet: Arc<RwLock<Option<QuietCheck>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
     plans: Arc<Plans>,
@@ -50,17 +46,11 @@ impl Collector {
             cache,
             root: root.clone(),
             path: root.path().to_owned(),
-            shared: Arc::default(),
             quiet: Arc::default(),
             turn: Arc::default(),
             plans: Arc::default(),
             policies: Arc::default(),
         }
-    }
-
-    /// Who knows what images share.
-    pub fn set_shared_check(&self, check: SharedCheck) {
-        *self.shared.write() = Some(check);
     }
 
     /// Who knows whether a build runs. Without, blobs that nobody names are left alone.
@@ -93,14 +83,17 @@ impl Collector {
     }
 
     async fn usage(&self) -> Result<Vec<UsageRecord>, Error> {
-        let mut records = self.cache.usage().await?;
-        let check = self.shared.read().clone();
-        if let Some(check) = check {
-            for record in &mut records {
-                record.shared = check(record);
-            }
-            share_parents(&mut records);
+        // A run looks itself, and can't do without; to show a little less is no failure.
+        if let Err(error) = self.images.refresh().await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "the local images could not be read");
         }
+        let shared = self.cache.with_layers(&self.images.layers());
+        let mut records = self.cache.usage().await?;
+        for record in &mut records {
+            record.shared = shared.contains(&record.id);
+        }
+        share_parents(&mut records);
         Ok(records)
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use kiln_cache::CacheManager;
 use kiln_content::{ContentStore, ImageTable};
-use kiln_oci::{Descriptor, Digest, Index, Manifest, media_type};
+use kiln_oci::{Descriptor, Digest, ImageConfig, Index, Manifest, media_type};
 use parking_lot::RwLock;
 
 use crate::Error;
@@ -26,6 +26,7 @@ pub(crate) struct ImageBlobs {
     content: ContentStore,
     images: ImageTable,
     needed: Arc<RwLock<HashSet<Digest>>>,
+    layers: Arc<RwLock<Vec<Vec<Digest>>>>,
 }
 
 impl ImageBlobs {
@@ -38,12 +39,18 @@ impl ImageBlobs {
             content,
             images,
             needed,
+            layers: Arc::default(),
         }
+    }
+
+    /// The diff ids of each image's layers.
+    pub(crate) fn layers(&self) -> Vec<Vec<Digest>> {
+        self.layers.read().clone()
     }
 
     /// Looks again.
     pub(crate) async fn refresh(&self) -> Result<(), Error> {
-        let mut needed = HashSet::new();
+        let (mut needed, mut layers) = (HashSet::new(), Vec::new());
         let images = self.images.list().await?;
         let mut rest: Vec<Descriptor> = images.into_iter().map(|image| image.target).collect();
         while let Some(descriptor) = rest.pop() {
@@ -64,12 +71,25 @@ impl ImageBlobs {
                     rest.extend(index.manifests);
                 }
             } else if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
+                layers.extend(self.diff_ids(&manifest.config).await);
                 rest.push(manifest.config);
                 rest.extend(manifest.layers);
             }
         }
         *self.needed.write() = needed;
+        *self.layers.write() = layers;
         Ok(())
+    }
+
+    /// The layers that an image's config names.
+    async fn diff_ids(&self, config: &Descriptor) -> Option<Vec<Digest>> {
+        let is_here = self.content.info(&config.digest).is_some();
+        if !is_here || config.size > MAX_MANIFEST {
+            return None;
+        }
+        let config = self.content.read(&config.digest).await.ok()?;
+        let config = ImageConfig::parse(&config).ok()?;
+        Some(config.rootfs.diff_ids)
     }
 
     /// Removes blobs that nobody needs; says how many bytes they had. Stops when it isn't quiet any more.

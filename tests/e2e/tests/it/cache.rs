@@ -1,8 +1,16 @@
 //! What is built again and what isn't; what the daemon keeps and gives back.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
+use kiln_client::{Attachments, SolveOptions};
 use kiln_e2e::Scenario;
 use kiln_harness::{Context, Stage};
+use kiln_llb::{Edge, VertexOptions};
+use kiln_proto::pb;
+use pb::op::Op;
+
+use crate::client::{connect, run};
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("nothing_changed_is_cached", nothing_changed_is_cached),
@@ -16,6 +24,10 @@ pub(crate) const ALL: &[Scenario] = &[
         same_contents_elsewhere_are_cached,
     ),
     Scenario::new("no_cache_and_its_filter", no_cache_and_its_filter),
+    Scenario::new(
+        "a_step_that_ignores_the_cache",
+        a_step_that_ignores_the_cache,
+    ),
     Scenario::new("a_failed_step_is_not_cached", a_failed_step_is_not_cached),
     Scenario::new("cached_after_restart", cached_after_restart)
         .kilnd_only("the real one is shared and stays up"),
@@ -118,6 +130,91 @@ fn no_cache_and_its_filter(stage: &mut Stage<'_>) -> Result<()> {
         .build(&context, &[])?
         .succeeds()?
         .is_cached("RUN echo no-cache-two")?;
+    Ok(())
+}
+
+/// What a client says in the metadata of an operation, without a Dockerfile.
+fn a_step_that_ignores_the_cache(stage: &mut Stage<'_>) -> Result<()> {
+    let id = stage.path("").display().to_string();
+    let image = pb::SourceOp {
+        identifier: "docker-image://docker.io/library/busybox:latest".to_owned(),
+        ..pb::SourceOp::default()
+    };
+    let platform = || {
+        Some(pb::Platform {
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            ..pb::Platform::default()
+        })
+    };
+    let options = VertexOptions::default;
+    let image = Edge {
+        vertex: kiln_llb::vertex(Op::Source(image), Vec::new(), platform(), options()),
+        index: 0,
+    };
+    let step = |command: &str, input: &Edge, options: VertexOptions| {
+        let exec = pb::ExecOp {
+            meta: Some(pb::Meta {
+                args: ["/bin/sh", "-c", command].map(str::to_owned).to_vec(),
+                env: vec!["PATH=/bin:/usr/bin".to_owned()],
+                cwd: "/".to_owned(),
+                ..pb::Meta::default()
+            }),
+            mounts: vec![pb::Mount {
+                dest: "/".to_owned(),
+                ..pb::Mount::default()
+            }],
+            network: pb::NetMode::Host as i32,
+            ..pb::ExecOp::default()
+        };
+        let inputs = vec![input.clone()];
+        Edge {
+            vertex: kiln_llb::vertex(Op::Exec(exec), inputs, platform(), options),
+            index: 0,
+        }
+    };
+    let graph = |ignore_cache: bool| {
+        let first = step(&format!("echo first {id}"), &image, options());
+        let ignoring = VertexOptions {
+            ignore_cache,
+            ..options()
+        };
+        let second = step("cat /proc/sys/kernel/random/uuid > /r", &first, ignoring);
+        step("echo third; cat /r", &second, options())
+    };
+    let names = ["first", "uuid", "third"];
+    let build = |ignore_cache: bool| {
+        run(async {
+            let client = connect(stage).await?;
+            let options = SolveOptions {
+                definition: Some(kiln_llb::definition(Some(&graph(ignore_cache)))),
+                entitlements: vec!["network.host".to_owned()],
+                ..SolveOptions::default()
+            };
+            let mut steps = BTreeMap::new();
+            let attachments = Attachments::default();
+            client
+                .solve(options, attachments, |status| {
+                    for vertex in status.vertexes {
+                        steps.insert(vertex.name, vertex.cached);
+                    }
+                })
+                .await?;
+            let cached = |word: &str| steps.iter().any(|(name, hit)| name.contains(word) && *hit);
+            Ok(names.map(cached))
+        })
+    };
+    for (ignore_cache, want) in [
+        (false, [false, false, false]),
+        (false, [true, true, true]),
+        // What is made of it is made of something new.
+        (true, [true, false, false]),
+        (true, [true, false, false]),
+        (false, [true, true, true]),
+    ] {
+        let found = build(ignore_cache)?;
+        ensure!(found == want, "ignored: {ignore_cache}: {found:?}");
+    }
     Ok(())
 }
 

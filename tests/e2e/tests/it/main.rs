@@ -15,6 +15,7 @@ mod instructions;
 mod life;
 mod mounts;
 mod outputs;
+mod prune;
 mod recorded;
 mod records;
 mod remembered;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         remote::ALL,
         vectors::ALL,
         records::ALL,
+        prune::ALL,
         errors::ALL,
         life::ALL,
         client::ALL,

@@ -26,7 +26,8 @@ pub(crate) const ALL: &[Scenario] = &[
         .kilnd_only("it is Kiln's own API"),
 ];
 
-fn sample(word: &str) -> Result<Context> {
+/// Steps, a copy and a cache mount.
+pub(crate) fn sample(word: &str) -> Result<Context> {
     let context = Context::new(&format!(
         "FROM busybox\nRUN --mount=type=cache,id=m-{word},target=/m echo {word} > /m/f && head -c 300000 /dev/zero > /m/z\n\
          COPY f /f\nRUN head -c 2000000 /dev/urandom > /r && echo last-{word}\n"
