@@ -59,6 +59,16 @@ pub enum GitError {
         /// What it said, without credentials.
         stderr: String,
     },
+    /// A command failed on a disk that is full.
+    #[error(
+        "no space left on the disk of the state root; prune the build cache or free space; {doing}: git stderr:\n{stderr}"
+    )]
+    Full {
+        /// What it was for.
+        doing: String,
+        /// What it said, without credentials.
+        stderr: String,
+    },
     /// The repository has no such branch, tag or commit.
     #[error("repository {remote} does not contain ref {name}")]
     NoRef {
@@ -113,6 +123,7 @@ impl From<GitError> for SharedError {
             GitError::Unsupported(_) => Some(Kind::Unimplemented),
             GitError::NoRef { .. } => Some(Kind::NotFound),
             GitError::Start(_) => Some(Kind::Config),
+            GitError::Full { .. } => Some(Kind::Exhausted),
             _ => None,
         };
         match kind {

@@ -137,11 +137,28 @@ impl Git {
         let from = (from..=stderr.len())
             .find(|at| stderr.is_char_boundary(*at))
             .unwrap_or(0);
-        Err(GitError::Command {
-            doing: doing.to_owned(),
-            stderr: stderr[from..].to_owned(),
+        let (doing, stderr) = (doing.to_owned(), stderr[from..].to_owned());
+        Err(if is_full(directory, &stderr) {
+            GitError::Full { doing, stderr }
+        } else {
+            GitError::Command { doing, stderr }
         })
     }
+}
+
+/// Less than this is nothing that git could work with.
+const TOO_LITTLE: u64 = 1 << 20;
+
+/// Whether a command failed because the disk is full. Git doesn't always say so: what it fetches over plain HTTP is
+/// written by curl, and stays there.
+fn is_full(directory: &Path, stderr: &str) -> bool {
+    let has_little = || {
+        let disk = rustix::fs::statvfs(directory);
+        disk.is_ok_and(|disk| disk.f_bavail * disk.f_frsize < TOO_LITTLE)
+    };
+    // Outside of a repository nothing is written.
+    let writes = directory != Path::new("/");
+    stderr.contains("No space left on device") || (writes && has_little())
 }
 
 /// Kills a process group whose leader wasn't waited for.

@@ -64,14 +64,16 @@ impl Place {
 
     /// Leaves so much of the disk, and expects that the build fails because of it.
     pub(crate) fn is_short(&self, free: u64, context: &Context, fate: Fate) -> Result<()> {
+        self.lacks(free, || self.thin.build(context.path(), fate))
+    }
+
+    /// Leaves so much of the disk, and expects that the work fails because of it.
+    pub(crate) fn lacks(&self, free: u64, work: impl FnOnce() -> Result<()>) -> Result<()> {
         self.disk.leave_free(free)?;
-        let Err(error) = self.thin.build(context.path(), fate) else {
-            anyhow::bail!(
-                "the build should fail; {} bytes are free",
-                self.disk.free()?
-            )
+        let Err(error) = work() else {
+            anyhow::bail!("it should fail; {} bytes are free", self.disk.free()?)
         };
-        says_why(&error)
+        says_why(&error).with_context(|| format!("kilnd's log ends:\n{}", self.kilnd.log_tail()))
     }
 
     /// Nothing broke, and a prune is all that it takes.
@@ -103,7 +105,7 @@ pub(crate) fn says_why(error: &anyhow::Error) -> Result<()> {
     Ok(())
 }
 
-fn with_big_file(dockerfile: &str) -> Result<Context> {
+pub(crate) fn with_big_file(dockerfile: &str) -> Result<Context> {
     let context = Context::new(dockerfile)?;
     context.put("big", Random::new(1).bytes(BIG))?;
     Ok(context)

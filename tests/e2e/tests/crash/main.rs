@@ -11,6 +11,7 @@
 mod damage;
 mod full;
 mod full_elsewhere;
+mod full_sources;
 mod kill;
 mod power;
 mod random;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     tests.extend(damage::ALL);
     tests.extend(full::ALL);
     tests.extend(full_elsewhere::ALL);
+    tests.extend(full_sources::ALL);
     tests.extend(state::ALL);
     kiln_e2e::main_on_bed(&tests)
 }

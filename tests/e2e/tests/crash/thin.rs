@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
-use kiln_client::agent::import_mount_start::Mount;
+use kiln_client::agent::{PullImageRequest, import_mount_start::Mount};
 use kiln_client::{Address, Attachments, Client, Output, SolveOptions};
 use kiln_proto::moby::buildkit::v1 as control;
 use parking_lot::Mutex;
@@ -43,6 +43,15 @@ pub(crate) enum Fate {
     CacheInto(PathBuf),
 }
 
+/// Where a build finds a cache.
+#[derive(Debug, Clone)]
+pub(crate) enum From {
+    /// In a registry.
+    Registry(String),
+    /// In a directory of the client.
+    Directory(PathBuf),
+}
+
 impl Thin {
     pub(crate) fn new(socket: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -60,9 +69,33 @@ impl Thin {
         self.wait(self.start_build(context, fate))
     }
 
+    /// Builds a context to the end, from a cache.
+    pub(crate) fn build_from(&self, context: &Path, fate: Fate, from: From) -> Result<()> {
+        let (mut options, mut attachments) = request(context, fate);
+        let (kind, attributes) = match from {
+            From::Registry(reference) => ("registry", vec![("ref", reference)]),
+            From::Directory(directory) => {
+                let digest = cache_in(&directory)?;
+                let src = directory.display().to_string();
+                attachments.stores.insert(format!("local:{src}"), directory);
+                ("local", vec![("src", src), ("digest", digest)])
+            }
+        };
+        let attributes: BTreeMap<&str, String> = attributes.into_iter().collect();
+        let imports = serde_json::json!([{ "Type": kind, "Attrs": attributes }]);
+        options
+            .frontend_attrs
+            .insert("cache-imports".to_owned(), imports.to_string());
+        self.wait(self.start(options, attachments))
+    }
+
     /// Starts to build a context.
     pub(crate) fn start_build(&self, context: &Path, fate: Fate) -> JoinHandle<Result<()>> {
         let (options, attachments) = request(context, fate);
+        self.start(options, attachments)
+    }
+
+    fn start(&self, options: SolveOptions, attachments: Attachments) -> JoinHandle<Result<()>> {
         let address = self.address.clone();
         let logs = Arc::new(Mutex::new(String::new()));
         self.runtime.spawn(async move {
@@ -121,6 +154,30 @@ impl Thin {
         }))
     }
 
+    /// Pulls an image, as `kiln pull` does.
+    pub(crate) fn pull(&self, name: &str) -> Result<()> {
+        let (address, name) = (self.address.clone(), name.to_owned());
+        self.wait(self.runtime.spawn(async move {
+            let images = Client::connect(&address).await?.images();
+            let request = PullImageRequest {
+                name,
+                ..PullImageRequest::default()
+            };
+            images.pull(request, |_| {}).await?;
+            Ok(())
+        }))
+    }
+
+    /// Loads an archive, as `kiln load` does.
+    pub(crate) fn load(&self, archive: &Path) -> Result<()> {
+        let (address, archive) = (self.address.clone(), archive.to_path_buf());
+        self.wait(self.runtime.spawn(async move {
+            let images = Client::connect(&address).await?.images();
+            images.load(tokio::fs::File::open(archive).await?).await?;
+            Ok(())
+        }))
+    }
+
     /// Asks something that any living daemon answers.
     pub(crate) fn is_answered(&self) -> Result<()> {
         let address = self.address.clone();
@@ -139,6 +196,20 @@ impl Thin {
             .context("the daemon doesn't answer in time")?
             .context("the call panicked")?
     }
+}
+
+/// The digest of the cache in a directory. What writes its name into the index is the command, which isn't here.
+fn cache_in(directory: &Path) -> Result<String> {
+    const CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+    for blob in std::fs::read_dir(directory.join("blobs/sha256"))? {
+        let blob = blob?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(blob.path())?).unwrap_or_default();
+        if json["config"]["mediaType"] == CONFIG {
+            return Ok(format!("sha256:{}", blob.file_name().display()));
+        }
+    }
+    anyhow::bail!("no cache in {}", directory.display())
 }
 
 fn request(context: &Path, fate: Fate) -> (SolveOptions, Attachments) {
