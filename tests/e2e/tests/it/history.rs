@@ -26,9 +26,6 @@ pub(crate) const ALL: &[Scenario] = &[
     )
     .new_buildx_only("0.13 has no history command")
     .kilnd_only("the real one forgets builds that it dies with"),
-    Scenario::new("logs_are_kept_whole", logs_are_kept_whole)
-        .new_buildx_only("0.13 has no history command")
-        .kilnd_only("the real one keeps what its clients were shown"),
     Scenario::new("a_missed_step_is_explained", a_missed_step_is_explained)
         .kilnd_only("kiln.agent.v1"),
 ];
@@ -339,44 +336,6 @@ fn a_killed_daemon_keeps_the_log(stage: &mut Stage<'_>) -> Result<()> {
         .client
         .buildx(["history", "logs", "--progress", "plain"])?;
     logs.succeeds()?.says(&["last-words"])?;
-    Ok(())
-}
-
-/// The numbers in lines of steps' output.
-fn numbers(run: &kiln_harness::Run) -> Vec<u32> {
-    let words = run.transcript();
-    let last = |line: &str| {
-        line.split(' ')
-            .next_back()?
-            .strip_prefix("n-")?
-            .parse()
-            .ok()
-    };
-    let of_steps = words.lines().filter(|line| line.starts_with('#'));
-    of_steps.filter_map(last).collect()
-}
-
-fn logs_are_kept_whole(stage: &mut Stage<'_>) -> Result<()> {
-    // 4.6 MB: more than the limit of a step and the speed that clients get.
-    const LINES: u32 = 400_000;
-    let context = Context::new(&format!(
-        "FROM busybox\nRUN seq 1 {LINES} | sed 's/^/n-/'; exit 7\n"
-    ))?;
-    let shown = stage.build(&context, &[])?.fails()?;
-    shown.says(&["[output clipped, log limit "])?;
-    let shown = numbers(&shown);
-    // Those of the beginning, and those of the end since the step failed.
-    ensure!(
-        shown.len() < LINES as usize / 2 && shown.contains(&1) && shown.contains(&LINES),
-        "{} lines",
-        shown.len()
-    );
-    let kept = ["history", "logs", "--progress", "plain"];
-    let kept = stage.client.buildx(kept)?.succeeds()?;
-    kept.never_says(&["[output clipped"])?;
-    let kept = numbers(&kept);
-    ensure!(kept.len() == LINES as usize, "{} lines", kept.len());
-    ensure!(kept.into_iter().eq(1..=LINES), "the lines are in order");
     Ok(())
 }
 

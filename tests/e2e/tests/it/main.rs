@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod bundles;
 mod cache;
 mod cli;
 mod client;
@@ -13,6 +14,7 @@ mod history;
 mod hostile;
 mod instructions;
 mod life;
+mod logs;
 mod mounts;
 mod outputs;
 mod prune;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         life::ALL,
         client::ALL,
         history::ALL,
+        bundles::ALL,
+        logs::ALL,
         remembered::ALL,
         cli::ALL,
         golden::ALL,
