@@ -38,6 +38,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// With hardware virtualisation a guest boots within a second or two.
 const KVM_HELLO: Duration = Duration::from_secs(15);
 
+/// Much more than a loaded host makes a guest wait for its turn.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Why it ended.
 #[derive(Debug)]
 pub enum Failure {
@@ -114,7 +117,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let life = life.clone();
         tasks.spawn(async move {
             // The failure is in the status, and logged.
-            drop(life.start().await);
+            drop(life.start(false).await);
         });
     }
 
@@ -153,6 +156,7 @@ fn drivers(programs: &Programs) -> Vec<Arc<dyn Driver>> {
             guest: programs.guest.clone(),
             kvm: KvmHost::default(),
             kvm_hello: KVM_HELLO,
+            silence: SILENCE,
         }),
         Arc::new(Native {
             own: programs.own.clone(),

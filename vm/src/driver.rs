@@ -46,6 +46,8 @@ pub struct StartOrder {
     pub console: Console,
     /// What the start is at, for people.
     pub progress: watch::Sender<String>,
+    /// Mend a damaged disk, at the cost of what is damaged.
+    pub repair_disk: bool,
 }
 
 impl StartOrder {
@@ -89,6 +91,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
 pub trait Machine: Send + Sync + fmt::Debug {
     /// What is known of it.
     fn facts(&self) -> Facts;
+    /// What the user should know for now; empty if nothing.
+    fn notice(&self) -> watch::Receiver<String> {
+        watch::channel(String::new()).1
+    }
     /// A stream to a service of its engine.
     async fn connect(&self, service: Service) -> io::Result<EngineStream>;
     /// Returns when it is gone, with why. May be awaited often and given up.

@@ -23,18 +23,23 @@ mod status;
 mod watcher;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiln_config::{DriverChoice, HostPaths};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use self::phase::{Event, Failed, Phase, Stopped};
-pub(crate) use self::status::{StateName, Status};
+pub(crate) use self::status::{DiskUse, StateName, Status};
 pub(crate) use self::watcher::{Engine, channel as engine_channel};
 use crate::console::Console;
 use crate::driver::{Driver, Machine, StartError, StartOrder};
 use crate::idle::Idle;
 use crate::settings::SettingsStore;
 use crate::traffic::Traffic;
+
+/// Who asks how the machine is doesn't wait for an engine that is busy.
+const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why there is no machine for who asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +52,20 @@ type Answer<T> = oneshot::Sender<Result<T, Failure>>;
 
 #[derive(Debug)]
 enum Command {
-    Start(Answer<()>),
+    Start {
+        repair_disk: bool,
+        answer: Answer<()>,
+    },
     Connect(Answer<Arc<dyn Machine>>),
-    Stop { force: bool, answer: Answer<()> },
+    Stop {
+        force: bool,
+        answer: Answer<()>,
+    },
     Restart(Answer<()>),
     Reset(Answer<()>),
     Quit(Answer<()>),
     Peek(Answer<Arc<dyn Machine>>),
+    Disk(Answer<DiskUse>),
 }
 
 /// Asks the task. Cheap to clone.
@@ -76,9 +88,13 @@ impl Life {
         answered.await.map_err(|_| ended())?
     }
 
-    /// Returns when the machine runs.
-    pub(crate) async fn start(&self) -> Result<(), Failure> {
-        self.ask(Command::Start).await
+    /// Returns when the machine runs. With `repair_disk` a damaged disk is mended first, where it doesn't run yet.
+    pub(crate) async fn start(&self, repair_disk: bool) -> Result<(), Failure> {
+        let start = |answer| Command::Start {
+            repair_disk,
+            answer,
+        };
+        self.ask(start).await
     }
 
     /// The machine, woken if need be.
@@ -104,6 +120,12 @@ impl Life {
     /// The machine if it runs; wakes nothing.
     pub(crate) async fn running(&self) -> Option<Arc<dyn Machine>> {
         self.ask(Command::Peek).await.ok()
+    }
+
+    /// The disk of a machine that runs, as it is now; `None` where it doesn't say at once.
+    pub(crate) async fn disk(&self) -> Option<DiskUse> {
+        let asked = timeout(DISK_PATIENCE, self.ask(Command::Disk)).await;
+        asked.ok()?.ok()
     }
 
     /// Stops for good.
@@ -148,6 +170,8 @@ pub(crate) fn life(parts: Parts) -> (Life, impl Future<Output = ()> + Send) {
 #[derive(Debug, Default)]
 struct Waiting {
     starts: Vec<Answer<()>>,
+    /// One of them wants the disk mended.
+    repair_disk: bool,
     connects: Vec<Answer<Arc<dyn Machine>>>,
     stops: Vec<Answer<()>>,
     resets: Vec<Answer<()>>,
@@ -221,7 +245,12 @@ impl Owner {
     /// What somebody asks for. Nothing here takes long.
     fn command(&mut self, phase: Phase, command: Command) -> Phase {
         match command {
-            Command::Start(answer) => {
+            Command::Start {
+                repair_disk,
+                answer,
+            } => {
+                let starts_anew = !matches!(phase, Phase::Running(_) | Phase::Starting(_));
+                self.waiting.repair_disk |= repair_disk && starts_anew;
                 self.waiting.starts.push(answer);
                 self.wanted(phase)
             }
@@ -257,6 +286,13 @@ impl Owner {
                 let _ = answer.send(machine);
                 phase
             }
+            Command::Disk(answer) => {
+                // Dropped where nothing runs, which is an answer too.
+                if let Phase::Running(running) = &phase {
+                    running.ask_for_disk(answer);
+                }
+                phase
+            }
         }
     }
 
@@ -286,6 +322,7 @@ impl Owner {
             paths: self.parts.paths.clone(),
             console: self.parts.console.clone(),
             progress,
+            repair_disk: std::mem::take(&mut self.waiting.repair_disk),
         };
         match driver {
             Some(driver) => Phase::Starting(stopped.start(driver, order, watched)),

@@ -35,6 +35,17 @@ fn main() -> ExitCode {
     reason = "the one place that talks to the person who started it"
 )]
 fn report(what: &str, error: &anyhow::Error) -> ExitCode {
-    eprintln!("kiln-vmd: {what}: {error:#}");
+    let is_full = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull)
+    });
+    let next = match is_full {
+        true => {
+            ": free some of it, or name another directory by KILN_STATE_DIR or KILN_RUNTIME_DIR"
+        }
+        false => "",
+    };
+    eprintln!("kiln-vmd: {what}: {error:#}{next}");
     ExitCode::FAILURE
 }

@@ -77,7 +77,10 @@ type Reply<T> = Result<Response<T>, tonic::Status>;
 #[tonic::async_trait]
 impl Host for HostService {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Reply<Status> {
-        Ok(Response::new(self.status()))
+        let disk = self.life.disk().await;
+        let mut known = self.life.status().borrow().clone();
+        known.disk = disk.unwrap_or(known.disk);
+        Ok(Response::new(convert::status(&known, &self.paths)))
     }
 
     type WatchStatusStream = BoxStream<'static, Result<Status, tonic::Status>>;
@@ -90,8 +93,9 @@ impl Host for HostService {
         Ok(Response::new(changes.boxed()))
     }
 
-    async fn start(&self, _: Request<StartRequest>) -> Reply<Status> {
-        self.answer(self.life.start().await)
+    async fn start(&self, request: Request<StartRequest>) -> Reply<Status> {
+        let repair_disk = request.into_inner().repair_disk;
+        self.answer(self.life.start(repair_disk).await)
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Reply<Status> {

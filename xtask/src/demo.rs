@@ -51,7 +51,7 @@ pub(crate) fn native() -> Result<ExitCode> {
 pub(crate) fn machine() -> Result<ExitCode> {
     kiln_test_tools::install()?;
     let root = workspace::root();
-    guest::make(&root, false, Some(&guest::kilnd(&root)?))?;
+    guest::make(&root, guest::Purpose::Make, Some(&guest::kilnd(&root)?))?;
     cargo::run(&["build", "--release", "-p", "kiln", "-p", "kiln-vm"], &[])?;
     let kiln = Kiln::new(&root)?;
     let started = kiln.runs(&["start"])?;

@@ -5,6 +5,7 @@
 //!   work/              private lists of apt, unpacked packages
 //!   image/vmlinux      the kernel as ELF (the PVH entry boots fastest)
 //!   image/initrd.zst   cpio, zstd: /init (kilnd), modules, file-system tools, CA certificates, a base image
+//!   image/add-on.squashfs  git, ssh, emulators: what few builds need, on a disk of its own ([`add_on`])
 //!   image/manifest.json  sizes and digests
 //! ```
 //! Inside:
@@ -16,8 +17,9 @@
 //! /etc/ssl/certs/ca-certificates.crt
 //! /bin/busybox                 for `kiln shell`, with a link for each of its programs
 //! /usr/share/kiln/base         the image `busybox` as an OCI layout
+//! /usr/{bin,lib}, /usr/share/git-core  links to where the add-on is mounted
 //! ```
-//! Invariants: two runs give the same bytes; every package is pinned by checksum in `guest/packages.lock`.
+//! Invariants: two runs give the same bytes; without the add-on it stays below [`MOST_BYTES`], compressed; every package is pinned by checksum in `guest/packages.lock`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,16 +32,25 @@ use self::cpio::{Entry, Tree};
 use self::modules::Modules;
 use self::packages::Packages;
 
+mod add_on;
 mod base;
 mod cpio;
 mod kernel;
 mod modules;
 mod packages;
+mod squashfs;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// zstd's level: the image is made once and read at every start.
 const LEVEL: i32 = 19;
+const QUICK: i32 = 6;
+
+/// Of kernel and initial file system, compressed: what a download would be.
+const MOST_BYTES: usize = 40 << 20;
+
+/// The file of the add-on.
+const ADD_ON: &str = "add-on.squashfs";
 
 /// What a dynamic program names as its interpreter.
 const LOADER: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
@@ -53,7 +64,7 @@ const EARLY: [&str; 5] = [
     "overlay",
 ];
 /// The rest.
-const LATE: [&str; 20] = [
+const LATE: [&str; 21] = [
     "virtio_net",
     "virtio_balloon",
     "button",
@@ -69,6 +80,7 @@ const LATE: [&str; 20] = [
     "nft_compat",
     "nft_reject_inet",
     "binfmt_misc",
+    "squashfs",
     "fuse",
     "virtiofs",
     "vsock",
@@ -81,50 +93,99 @@ pub(crate) fn directory(root: &Path) -> PathBuf {
     root.join("target/guest/image")
 }
 
-/// Makes the image, with a static `kilnd` that is built for it or given. With `update` the pins are written anew.
-pub(crate) fn make(root: &Path, update: bool, kilnd: Option<&Path>) -> Result<()> {
+/// What becomes of an image that was assembled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is written.
+    Make,
+    /// It is written, of packages that are pinned anew.
+    Update,
+    /// It is compared with the one that was written before.
+    Compare,
+}
+
+/// Makes the image, with a static `kilnd` that is built for it or given.
+pub(crate) fn make(root: &Path, purpose: Purpose, kilnd: Option<&Path>) -> Result<()> {
     let work = root.join("target/guest/work");
     fs::create_dir_all(&work)?;
-    let packages = Packages::fetch(&work, &root.join("guest/packages.lock"), update)?;
+    let lock = root.join("guest/packages.lock");
+    let packages = Packages::fetch(&work, &lock, purpose == Purpose::Update)?;
+    let files = assemble(&packages, init(root, kilnd)?)?;
+    let image = directory(root);
+    if purpose == Purpose::Compare {
+        return compare(&image, &files);
+    }
+    fs::create_dir_all(&image)?;
+    for (name, bytes) in &files {
+        fs::write(image.join(name), bytes)?;
+        eprintln!("{}: {}", image.join(name).display(), mib(bytes.len()));
+    }
+    Ok(())
+}
+
+type Files = Vec<(&'static str, Vec<u8>)>;
+
+/// The image's files, the manifest last.
+fn assemble(packages: &Packages, init: Vec<u8>) -> Result<Files> {
     let kernel_package = packages.kernel()?;
     let vmlinux = kernel::vmlinux(&fs::read(only(&kernel_package.join("boot"), "vmlinuz-")?)?)?;
     let modules = Modules::read(&only(&kernel_package.join("lib/modules"), "")?)?;
     let mut tree = Tree::default();
-    tree.add("init", Entry::File(0o755, init(root, kilnd)?))?;
+    tree.add("init", Entry::File(0o755, init))?;
     add_modules(&mut tree, &modules)?;
-    add_tools(&mut tree, &packages)?;
-    base::add_shell(&mut tree, &packages)?;
-    base::add_image(&mut tree, &packages)?;
+    add_tools(&mut tree, packages)?;
+    base::add_shell(&mut tree, packages)?;
+    base::add_image(&mut tree, packages)?;
+    add_on::add_links(&mut tree)?;
     tree.add(
         "etc/ssl/certs/ca-certificates.crt",
-        Entry::File(0o644, certificates(&packages)?),
+        Entry::File(0o644, certificates(packages)?),
     )?;
     for name in ["dev", "proc", "run", "sys", "tmp", "var/lib/kiln"] {
         tree.add(name, Entry::Directory)?;
     }
-    let archive = tree.to_cpio();
-    let image = directory(root);
-    fs::create_dir_all(&image)?;
-    let initrd = compress(&archive)?;
-    let mut manifest = serde_json::Map::new();
-    for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.zst", &initrd)] {
-        fs::write(image.join(name), bytes)?;
-        let entry = serde_json::json!({ "bytes": bytes.len(), "sha256": Digest::of(bytes).hex() });
-        manifest.insert(name.into(), entry);
-    }
-    fs::write(
-        image.join("manifest.json"),
-        serde_json::to_string_pretty(&manifest)? + "\n",
-    )?;
-    let compressed_kernel = compress(&vmlinux)?.len();
+    let initrd = compress(&tree.to_cpio(), LEVEL)?;
+    // Only counted: a bit too much, by a quick look.
+    let compressed = compress(&vmlinux, QUICK)?.len() + initrd.len();
     eprintln!(
-        "guest image: kernel {} ({} compressed), initrd {} ({} unpacked) in {}",
-        mib(vmlinux.len()),
-        mib(compressed_kernel),
-        mib(initrd.len()),
-        mib(archive.len()),
-        image.display()
+        "guest image, compressed: {} without the add-on",
+        mib(compressed)
     );
+    ensure!(
+        compressed < MOST_BYTES,
+        "the guest image has become too large: {} are the limit",
+        mib(MOST_BYTES)
+    );
+    let mut files = vec![
+        ("vmlinux", vmlinux),
+        ("initrd.zst", initrd),
+        (ADD_ON, squashfs::image(&add_on::tree(packages)?)?),
+    ];
+    let entries = files.iter().map(|(name, bytes)| {
+        let entry = serde_json::json!({ "bytes": bytes.len(), "sha256": Digest::of(bytes).hex() });
+        ((*name).to_owned(), entry)
+    });
+    let manifest: serde_json::Map<_, _> = entries.collect();
+    let manifest = serde_json::to_string_pretty(&manifest)? + "\n";
+    files.push(("manifest.json", manifest.into_bytes()));
+    Ok(files)
+}
+
+/// Whether a second run made the same.
+fn compare(image: &Path, files: &Files) -> Result<()> {
+    for (name, bytes) in files {
+        let path = image.join(name);
+        let before = fs::read(&path)
+            .with_context(|| format!("{}: make it first: cargo xtask guest", path.display()))?;
+        ensure!(
+            before == *bytes,
+            "{} isn't what these packages and this kilnd make: {} and {} bytes",
+            path.display(),
+            before.len(),
+            bytes.len()
+        );
+    }
+    eprintln!("guest image: the same bytes again");
     Ok(())
 }
 
@@ -251,8 +312,8 @@ pub(crate) fn kilnd(root: &Path) -> Result<PathBuf> {
         .join("release/kilnd"))
 }
 
-fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = zstd::stream::Encoder::new(Vec::new(), LEVEL)?;
+fn compress(bytes: &[u8], level: i32) -> Result<Vec<u8>> {
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), level)?;
     encoder.set_pledged_src_size(Some(bytes.len() as u64))?;
     std::io::Write::write_all(&mut encoder, bytes)?;
     Ok(encoder.finish()?)

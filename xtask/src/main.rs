@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `setup` | installs and unpacks what the tests and the examples need; once done it does nothing |
 //! | `kilnd` | builds the daemon as it ships, one static file, and says where it is |
-//! | `guest [--update]`, `guest --kilnd FILE` | makes the guest image (`--update`: pins today's packages; `--kilnd`: with this static daemon) |
+//! | `guest [--update\|--again] [--kilnd FILE]` | makes the guest image (`--update`: pins today's packages; `--again`: makes nothing, and fails if it would make other bytes; `--kilnd`: with this static daemon) |
 //! | `demo` | the main job: two builds of the notes' Dockerfile on the engine itself (`demo native`), then a machine from nothing and two builds in it (`demo machine`) |
 //! | `deb [--debug]` | makes the Debian package, and says where it is (`--debug`: built for a test) |
 //! | `test [PART…] [--slow]` | all tests as CI runs them, or the parts that are named; `--slow`: ten times the crashes, and fuzzing |
@@ -29,7 +29,7 @@ mod test;
 mod tidy;
 mod workspace;
 
-const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [PART…] [--slow]|bench [ROW…]|kilnd|deb [--debug]|guest [--update|--kilnd FILE]|tidy";
+const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [PART…] [--slow]|bench [ROW…]|kilnd|deb [--debug]|guest [--update|--again] [--kilnd FILE]|tidy";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,13 +45,19 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str]) -> Result<ExitCode> {
     match arguments {
         ["setup"] => setup_command(),
-        ["guest"] => done(guest::make(&workspace::root(), false, None)),
-        ["guest", "--update"] => done(guest::make(&workspace::root(), true, None)),
-        ["guest", "--kilnd", path] => done(guest::make(
-            &workspace::root(),
-            false,
-            Some(Path::new(path)),
-        )),
+        ["guest", more @ ..] => {
+            let (purpose, more) = match more {
+                ["--update", more @ ..] => (guest::Purpose::Update, more),
+                ["--again", more @ ..] => (guest::Purpose::Compare, more),
+                more => (guest::Purpose::Make, more),
+            };
+            let kilnd = match more {
+                [] => None,
+                ["--kilnd", path] => Some(Path::new(*path)),
+                _ => return Ok(usage()),
+            };
+            done(guest::make(&workspace::root(), purpose, kilnd))
+        }
         ["kilnd"] => {
             eprintln!("{}", guest::kilnd(&workspace::root())?.display());
             Ok(ExitCode::SUCCESS)
@@ -67,11 +73,13 @@ fn run(arguments: &[&str]) -> Result<ExitCode> {
         ["test", parts @ ..] => test::run(parts),
         ["bench", rows @ ..] => cargo::bench(rows),
         ["tidy"] => tidy_command(),
-        _ => {
-            eprintln!("{USAGE}");
-            Ok(ExitCode::from(2))
-        }
+        _ => Ok(usage()),
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn done(made: Result<()>) -> Result<ExitCode> {

@@ -174,11 +174,12 @@ fn owner(root: &Path, _: Amount) -> Result<()> {
 }
 
 fn machine(root: &Path, _: Amount) -> Result<()> {
-    let kilnd = kilnd(root)?;
-    guest::make(root, false, Some(Path::new(&kilnd)))?;
-    let one_by_one = ["--", "--test-threads", "1"];
+    let (kilnd, cli) = (kilnd(root)?, cli()?);
+    for purpose in [guest::Purpose::Make, guest::Purpose::Compare] {
+        guest::make(root, purpose, Some(Path::new(&kilnd)))?;
+    }
     let mut image = vec!["test", "--quiet", "--package", "kiln-guest-tests"];
-    image.extend(one_by_one);
+    image.extend(["--lib", "--test", "it", "--", "--test-threads", "1"]);
     cargo(&image, &[(KILND, &kilnd)])?;
     cargo(
         &[
@@ -189,7 +190,7 @@ fn machine(root: &Path, _: Amount) -> Result<()> {
             "--test",
             "machine",
         ],
-        &[(KILND, &kilnd)],
+        &[(KILND, &kilnd), (CLI, &cli)],
     )
 }
 

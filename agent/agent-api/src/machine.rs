@@ -57,6 +57,8 @@ pub struct Activity {
     pub builds: u32,
     /// Clients that are connected.
     pub connections: u32,
+    /// Collections that freed something, since the start.
+    pub disk_changes: u64,
 }
 
 /// A terminal's size in characters.
@@ -244,6 +246,7 @@ impl Wire for MachineService {
             Ok(api::Activity {
                 running_builds: activity.builds,
                 connections: activity.connections,
+                disk_changes: activity.disk_changes,
             })
         });
         Ok(Response::new(Box::pin(changes)))

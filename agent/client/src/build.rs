@@ -27,6 +27,7 @@ mod settings;
 mod ssh;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -44,6 +45,9 @@ pub use ignored::Ignored;
 pub use output::{Destination, OutputSpec};
 pub use secret::{Attestations, attestation_of, parse_annotation, parse_attestation, parse_secret};
 pub use ssh::{SshSource, parse_ssh};
+
+/// Instead of an address: the host, as steps reach it.
+const HOST_GATEWAY: &str = "host-gateway";
 
 /// What to build and what to do with it.
 #[derive(Debug, Default)]
@@ -88,6 +92,8 @@ pub struct BuildRequest {
     pub network: Option<String>,
     /// Names of hosts: `name:address`.
     pub hosts: Vec<String>,
+    /// What `host-gateway` stands for among them: [`Client::host_gateway`](crate::Client::host_gateway).
+    pub host_gateway: Option<IpAddr>,
     /// Entitlements: `network.host`, `security.insecure`, `device`.
     pub allow: Vec<String>,
     /// Size of `/dev/shm` in bytes.
@@ -141,6 +147,11 @@ pub struct Prepared {
 }
 
 impl BuildRequest {
+    /// Whether it names the host by [`host_gateway`](Self::host_gateway).
+    pub fn wants_host_gateway(&self) -> bool {
+        self.hosts.iter().any(|text| text.ends_with(HOST_GATEWAY))
+    }
+
     /// Makes a request of it for a daemon of that kind.
     pub fn prepare(mut self, builder: BuilderKind) -> Result<Prepared, BuildError> {
         let mut prepared = Prepared {

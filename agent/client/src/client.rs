@@ -1,6 +1,7 @@
 //! The calls of a daemon.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -102,6 +103,14 @@ impl Client {
             .info(control::InfoRequest {})
             .await?
             .into_inner())
+    }
+
+    /// Where steps of this builder reach the host, if they do.
+    pub async fn host_gateway(&self) -> Result<Option<IpAddr>, Error> {
+        const LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
+        let workers = self.workers().await?;
+        let mut labels = workers.iter().filter_map(|worker| worker.labels.get(LABEL));
+        Ok(labels.find_map(|address| address.parse().ok()))
     }
 
     /// The daemon's workers.

@@ -102,7 +102,13 @@ impl HostClient {
 
     /// Returns when the machine runs.
     pub async fn start(&self) -> Result<Status, Error> {
-        let request = wire::StartRequest {};
+        let request = wire::StartRequest::default();
+        Ok(self.calls().start(request).await?.into_inner())
+    }
+
+    /// The same; a damaged data disk is mended first, at the cost of what is damaged.
+    pub async fn start_with_repair(&self) -> Result<Status, Error> {
+        let request = wire::StartRequest { repair_disk: true };
         Ok(self.calls().start(request).await?.into_inner())
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::BoxFuture;
 use kiln_cache::{CacheManager, UsageRecord};
 use kiln_content::{ContentStore, ImageTable};
 use kiln_ids::RefId;
@@ -22,6 +23,9 @@ use crate::{
 /// Says whether no build is running.
 pub type QuietCheck = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Done after each run that removed something, and before the run counts as ended.
+pub type AfterRun = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Records are removed in groups of this size, so that a run reports as it goes.
 const GROUP: usize = 64;
 
@@ -33,6 +37,7 @@ pub struct Collector {
     path: PathBuf,
     images: ImageBlobs,
     quiet: Arc<RwLock<Option<QuietCheck>>>,
+    after_run: Arc<RwLock<Option<AfterRun>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
     plans: Arc<Plans>,
     policies: Arc<Policies>,
@@ -47,6 +52,7 @@ impl Collector {
             root: root.clone(),
             path: root.path().to_owned(),
             quiet: Arc::default(),
+            after_run: Arc::default(),
             turn: Arc::default(),
             plans: Arc::default(),
             policies: Arc::default(),
@@ -56,6 +62,11 @@ impl Collector {
     /// Who knows whether a build runs. Without, blobs that nobody names are left alone.
     pub fn set_quiet_check(&self, check: QuietCheck) {
         *self.quiet.write() = Some(check);
+    }
+
+    /// What is to be done when a run has removed something: to give its space back, for example.
+    pub fn set_after_run(&self, work: AfterRun) {
+        *self.after_run.write() = Some(work);
     }
 
     /// The disk of the state root.
@@ -189,6 +200,10 @@ impl Collector {
         let run = run.end().await?;
         if records > 0 {
             self.shrink_database().await?;
+        }
+        let after_run = self.after_run.read().clone();
+        if let Some(after_run) = after_run.filter(|_| records > 0 || swept > 0) {
+            after_run().await;
         }
         if !plan.removals.is_empty() {
             tracing::info!(

@@ -18,7 +18,7 @@ mod reason;
 mod runs;
 mod sweep;
 
-pub use collector::{Collector, Outcome, QuietCheck};
+pub use collector::{AfterRun, Collector, Outcome, QuietCheck};
 pub use error::Error;
 pub use filter::{Filter, Filters};
 pub use plan::{Order, Plan, PlannedRemoval, plan};

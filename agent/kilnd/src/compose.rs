@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::collect;
-use crate::machine::{Surroundings, ThisMachine};
+use crate::machine::{Surroundings, ThisMachine, after_collection};
 use crate::records::CacheRecords;
 use crate::serve::Daemon;
 use crate::settings::{Address, Settings};
@@ -60,7 +60,7 @@ pub(crate) async fn compose(
         .await??
     };
     let policies = collect::policies(settings)?;
-    let worker = worker::describe(settings, collect::shown(&policies.policies))?;
+    let mut worker = worker::describe(settings, collect::shown(&policies.policies))?;
     let registry = Registry::new(
         settings.config.registries.clone(),
         settings.config.system.max_registry_concurrency,
@@ -89,6 +89,12 @@ pub(crate) async fn compose(
         StepNetwork::Bridge(bridge) => Some(Arc::clone(bridge)),
         StepNetwork::Host | StepNetwork::None => None,
     };
+    if let Some(bridge) = bridge
+        .as_ref()
+        .filter(|bridge| !bridge.offered().is_empty())
+    {
+        worker::add_host_gateway(&mut worker, bridge.gateway());
+    }
     let resolver = Resolver::new(OpParts {
         cache: cache.clone(),
         sources: sources.clone(),
@@ -131,6 +137,7 @@ pub(crate) async fn compose(
         let engine = engine.clone();
         collector.set_quiet_check(Arc::new(move || engine.active() == 0));
     }
+    collector.set_after_run(after_collection(&surroundings, &settings.root));
     let background = TaskTracker::new();
     let stop_background = CancellationToken::new();
     background.spawn(collect::run(

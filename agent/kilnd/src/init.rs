@@ -5,7 +5,7 @@
 //!            root that can be pivoted, /proc /sys /dev …    modules that the link needs
 //!            starts ────────────────────────────────────►   link: waits for a host and its Setup
 //!            buries orphans                                 clock, names, certificates, proxies
-//!            │                                              data disk ∥ other modules, network
+//!            │                                              data disk ∥ other modules, add-on, network
 //!            │                                              engine ─► Ready ─► serves streams of the link
 //!            │◄─────────────────────────────── exit ─────   Shutdown, power button ─► drained, state closed
 //!            kills what is left, unmounts, powers off
@@ -18,6 +18,7 @@
 //! Invariants: only a disk that is blank is formatted; what can't be mounted is reported and left as it is; the
 //! first process does nothing that can panic on what it reads.
 
+mod add_on;
 mod base_image;
 mod blank;
 mod disk;
@@ -33,7 +34,7 @@ mod system;
 
 use std::process::ExitCode;
 
-pub(crate) use disk::grow as grow_disk;
+pub(crate) use disk::{errors as disk_errors, grow as grow_disk};
 pub(crate) use link::LinkStream;
 pub(crate) use system::set_clock;
 

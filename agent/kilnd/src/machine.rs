@@ -2,22 +2,26 @@
 
 mod shell;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
 use kiln_agent_api::{
     Activity, Machine, MachineInfo, Place, ShellCommand, ShellInput, ShellOutput,
 };
 use kiln_engine::Engine;
 use kiln_errdefs::{Kind, SharedError, WithDetail};
-use kiln_gc::Collector;
+use kiln_gc::{AfterRun, Collector};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
+
+/// What a person should know who may still use the cache, but not for long.
+const DAMAGED: &str = "the data disk is damaged: `kiln restart` checks it, and says what to do";
 
 /// What a daemon knows of the machine before it is composed.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub(crate) struct Surroundings {
     pub(crate) place: Place,
     pub(crate) warnings: Arc<Mutex<Vec<String>>>,
     pub(crate) connections: Connections,
+    /// Collections that freed something.
+    pub(crate) disk_changes: watch::Sender<u64>,
     /// Cancelled when somebody asks for the end.
     pub(crate) stop: CancellationToken,
 }
@@ -35,6 +41,7 @@ impl Surroundings {
             place,
             warnings: Arc::default(),
             connections: Connections::new(),
+            disk_changes: watch::Sender::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -55,6 +62,33 @@ impl std::fmt::Debug for ThisMachine {
             .field("surroundings", &self.surroundings)
             .finish_non_exhaustive()
     }
+}
+
+/// What follows a collection that freed something: in a guest the host gets the space back, and whoever watches
+/// the machine hears that its disk is another.
+pub(crate) fn after_collection(surroundings: &Surroundings, root: &Path) -> AfterRun {
+    let (surroundings, root) = (surroundings.clone(), root.to_owned());
+    Arc::new(move || {
+        let (surroundings, root) = (surroundings.clone(), root.clone());
+        async move {
+            if surroundings.place == Place::Guest {
+                match tokio::task::spawn_blocking(move || trim(&root)).await {
+                    Ok(Ok(bytes)) => tracing::info!(bytes, "the host has its space back"),
+                    Ok(Err(error)) => tracing::warn!(%error, "the disk isn't trimmed"),
+                    Err(error) => tracing::warn!(%error, "the disk isn't trimmed"),
+                }
+            }
+            surroundings.disk_changes.send_modify(|count| *count += 1);
+        }
+        .boxed()
+    })
+}
+
+/// Gives free blocks back. What was removed is free for that only once it is written down.
+fn trim(root: &Path) -> std::io::Result<u64> {
+    let directory = std::fs::File::open(root)?;
+    rustix::fs::syncfs(&directory)?;
+    kiln_sys::trim::trim(directory)
 }
 
 fn failed(doing: &str, error: impl std::fmt::Display) -> SharedError {
@@ -83,7 +117,10 @@ impl Machine for ThisMachine {
             .await
             .map_err(|error| Arc::new(error) as SharedError)?;
         let idle = records.iter().filter(|record| !record.in_use);
-        let warnings = self.surroundings.warnings.lock().clone();
+        let mut warnings = self.surroundings.warnings.lock().clone();
+        if self.surroundings.place == Place::Guest && crate::init::disk_errors() > 0 {
+            warnings.push(DAMAGED.to_owned());
+        }
         Ok(MachineInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: rustix::system::uname()
@@ -109,7 +146,7 @@ impl Machine for ThisMachine {
 
     async fn trim(&self) -> Result<u64, SharedError> {
         let root = self.root.clone();
-        tokio::task::spawn_blocking(move || kiln_sys::trim::trim(std::fs::File::open(root)?))
+        tokio::task::spawn_blocking(move || trim(&root))
             .await
             .map_err(|error| failed("trimming the disk", error))?
             .map_err(|error| match error.raw_os_error() {
@@ -138,27 +175,21 @@ impl Machine for ThisMachine {
     }
 
     fn activity(&self) -> BoxStream<'static, Activity> {
-        let mut builds = self.engine.watch_active();
-        let mut connections = self.surroundings.connections.watch();
-        let first = Activity {
-            builds: *builds.borrow_and_update() as u32,
-            connections: *connections.borrow_and_update(),
+        let mut watched = Watched {
+            builds: self.engine.watch_active(),
+            connections: self.surroundings.connections.watch(),
+            disk_changes: self.surroundings.disk_changes.subscribe(),
         };
-        let later = futures::stream::unfold(
-            (builds, connections),
-            |(mut builds, mut connections)| async move {
-                let changed = tokio::select! {
-                    changed = builds.changed() => changed,
-                    changed = connections.changed() => changed,
-                };
-                changed.ok()?;
-                let now = Activity {
-                    builds: *builds.borrow_and_update() as u32,
-                    connections: *connections.borrow_and_update(),
-                };
-                Some((now, (builds, connections)))
-            },
-        );
+        let first = watched.now();
+        let later = futures::stream::unfold(watched, |mut watched| async move {
+            let changed = tokio::select! {
+                changed = watched.builds.changed() => changed,
+                changed = watched.connections.changed() => changed,
+                changed = watched.disk_changes.changed() => changed,
+            };
+            changed.ok()?;
+            Some((watched.now(), watched))
+        });
         futures::stream::iter([first]).chain(later).boxed()
     }
 
@@ -170,6 +201,23 @@ impl Machine for ThisMachine {
         self.guest_only("running a command")?;
         shell::run(&command, input)
             .map_err(|error| failed("running a command", format!("{error:#}")))
+    }
+}
+
+/// What an [`Activity`] is made of.
+struct Watched {
+    builds: watch::Receiver<usize>,
+    connections: watch::Receiver<u32>,
+    disk_changes: watch::Receiver<u64>,
+}
+
+impl Watched {
+    fn now(&mut self) -> Activity {
+        Activity {
+            builds: *self.builds.borrow_and_update() as u32,
+            connections: *self.connections.borrow_and_update(),
+            disk_changes: *self.disk_changes.borrow_and_update(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The worker's name, labels and platforms.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -59,6 +60,12 @@ pub(crate) fn describe(settings: &Settings, gc: Vec<GcPolicy>) -> anyhow::Result
         version: format!("{BUILDKIT_API}+kiln.{}", env!("CARGO_PKG_VERSION")),
         revision: option_env!("KILN_REVISION").unwrap_or_default().to_owned(),
     })
+}
+
+/// Says where steps reach the host, by the label that clients look for.
+pub(crate) fn add_host_gateway(worker: &mut Worker, address: Ipv4Addr) {
+    const LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
+    worker.labels.insert(LABEL.to_owned(), address.to_string());
 }
 
 /// Made at the first start, and kept.

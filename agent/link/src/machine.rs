@@ -22,6 +22,8 @@ use crate::mux::{Link, LinkError, Service, Stream};
 pub const PORT: &str = "kiln.link.0";
 /// The serial number of the virtio disk that the guest keeps its state on.
 pub const DATA_DISK: &str = "kiln-data";
+/// The serial number of the read-only disk with git, ssh and emulators; a machine works without it.
+pub const ADD_ON_DISK: &str = "kiln-add-on";
 /// The guest kernel's command line.
 ///
 /// `no_timer_check`: on an emulated processor that others slow down, the kernel's test of its first timer fails now

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -34,15 +34,18 @@ pub enum Service {
     Machine,
     /// A port of the host's loopback, for the guest: [`Link::open_host_port`].
     Host,
+    /// Nothing but a sign of life: [`Link::ping`].
+    Ping,
 }
 
 impl Service {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Buildkit,
         Self::Docker,
         Self::Agent,
         Self::Machine,
         Self::Host,
+        Self::Ping,
     ];
 
     /// Its name on the wire.
@@ -53,6 +56,7 @@ impl Service {
             Self::Agent => "agent",
             Self::Machine => "machine",
             Self::Host => "host",
+            Self::Ping => "ping",
         }
     }
 }
@@ -69,6 +73,9 @@ pub enum LinkError {
     /// The stream failed.
     #[error("link stream")]
     Stream(#[from] io::Error),
+    /// The other side gives no sign of life.
+    #[error("the other side didn't answer for {} s", .0.as_secs())]
+    Silent(Duration),
     /// The other side announced a message that nobody would send.
     #[error("a message of {length} bytes, where {limit} are allowed")]
     TooLong {
@@ -157,6 +164,21 @@ impl Link {
         Ok(stream)
     }
 
+    /// Asks for a sign of life and returns how long it took. A side that doesn't know of pings hangs up, which is
+    /// one as well.
+    pub async fn ping(&self, patience: Duration) -> Result<Duration, LinkError> {
+        let begun = Instant::now();
+        let answer = async {
+            let mut stream = self.open(Service::Ping).await?;
+            // It comes to its end, in one way or the other.
+            drop(stream.read(&mut [0]).await);
+            Ok(begun.elapsed())
+        };
+        tokio::time::timeout(patience, answer)
+            .await
+            .map_err(|_| LinkError::Silent(patience))?
+    }
+
     /// Returns when the link is gone.
     pub async fn closed(&self) {
         self.commands.closed().await;
@@ -239,6 +261,8 @@ async fn introduce(stream: yamux::Stream, accepted: mpsc::Sender<(Service, Strea
         Ok(Err(_)) | Err(_) => None,
     };
     match service {
+        // The answer is the stream's end.
+        Some(Service::Ping) => drop(stream.shutdown().await),
         Some(service) => drop(accepted.send((service, stream)).await),
         None => tracing::warn!("a stream of the link named no known service"),
     }

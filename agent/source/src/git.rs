@@ -49,7 +49,9 @@ pub enum GitError {
     #[error("git source: {0} is not supported by this builder")]
     Unsupported(&'static str),
     /// `git` isn't installed, or doesn't start.
-    #[error("failed to run git; is it installed where the builder runs?")]
+    #[error(
+        "failed to run git; is it installed where the builder runs? (a machine has it from add-on.squashfs, beside its guest image)"
+    )]
     Start(#[source] std::io::Error),
     /// A command failed.
     #[error("{doing}: git stderr:\n{stderr}")]

@@ -30,7 +30,10 @@ pub(crate) async fn run(arguments: BuildArguments, global: &Global) -> Outcome {
         let _ = std::fs::remove_file(path);
     }
     let quiet = arguments.quiet || mode(&arguments) == Mode::Quiet;
-    let request = request::request(arguments).await?;
+    let mut request = request::request(arguments).await?;
+    if request.wants_host_gateway() {
+        request.host_gateway = builder.connect().await?.host_gateway().await?;
+    }
     let mut prepared = request.prepare(builder.kind())?;
     prepared.attachments.credentials = Some(Arc::new(credentials::load()?));
     let client = builder.connect().await?;

@@ -23,9 +23,13 @@ use crate::wire_time;
 /// Start the machine
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The machine starts by itself when a build needs it.\n\nExamples:\n  kiln start"
+    after_help = "The machine starts by itself when a build needs it.\n\nExamples:\n  kiln start\n  kiln start --repair-disk        when it says that its disk is damaged"
 )]
-pub(crate) struct StartArguments {}
+pub(crate) struct StartArguments {
+    /// Mend a damaged disk first; what is damaged may be lost
+    #[arg(long)]
+    repair_disk: bool,
+}
 
 /// Stop the machine
 #[derive(Debug, Args)]
@@ -119,9 +123,15 @@ fn name(state: State) -> &'static str {
     }
 }
 
-pub(crate) async fn start(_: StartArguments) -> Outcome {
+pub(crate) async fn start(arguments: StartArguments) -> Outcome {
     let host = host().await?;
-    let status = interruptible(host.start())
+    let start = async {
+        match arguments.repair_disk {
+            true => host.start_with_repair().await,
+            false => host.start().await,
+        }
+    };
+    let status = interruptible(start)
         .await
         .ok_or_else(Failure::interrupted)??;
     settled(&status, State::Running)

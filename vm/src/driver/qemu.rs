@@ -17,6 +17,7 @@ mod machine;
 mod plan;
 mod proxy;
 mod qmp;
+mod room;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use tokio::time::timeout;
 
 pub use self::accelerator::KvmHost;
 use self::accelerator::{Accelerator, choose, remember};
-use self::machine::Running;
+use self::machine::{Running, Surroundings};
 use self::plan::{Plan, Sockets};
 use self::qmp::Qmp;
 use super::native::user_certificates;
@@ -69,6 +70,8 @@ pub struct Qemu {
     pub kvm: KvmHost,
     /// How long the guest may take to say hello with hardware virtualisation.
     pub kvm_hello: Duration,
+    /// How long a guest that runs may give no sign of life.
+    pub silence: Duration,
 }
 
 /// An attempt that failed.
@@ -200,8 +203,13 @@ impl Qemu {
                     engine_version: greeted.version.clone(),
                     notices: notices(plan, &accelerator, &greeted),
                 };
-                let allowed = proxy::allowed(&order.settings);
-                Ok(Arc::new(Running::new(child, greeted, facts, allowed)))
+                let surroundings = Surroundings {
+                    allowed: proxy::allowed(&order.settings),
+                    silence: self.silence,
+                    state: order.paths.state.clone(),
+                };
+                let running = Running::new(child, greeted, facts, surroundings);
+                Ok(Arc::new(running))
             }
             Err(error) => {
                 child.kill().await;
@@ -303,6 +311,7 @@ fn setup(order: &StartOrder) -> Result<Setup, StartError> {
         certificates: String::from_utf8_lossy(&certificates).into_owned(),
         buildkitd_toml: settings.buildkitd_toml.clone(),
         forward: proxy::allowed(settings).into_iter().collect(),
+        repair_disk: order.repair_disk,
         ..Setup::default()
     })
 }

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::start_or_cancel;
+use super::status::DiskUse;
 use super::watcher::{Engine, Watcher};
+use super::{Answer, start_or_cancel};
 use crate::driver::{Driver, Facts, Machine, StartError, StartOrder};
 use crate::idle::Idle;
 
@@ -42,6 +43,8 @@ pub(super) struct Running {
     pub(super) boot: Duration,
     pub(super) since: SystemTime,
     pub(super) facts: Facts,
+    /// Of the machine itself, for now.
+    pub(super) notice: watch::Receiver<String>,
     pub(super) idle: Idle,
     pub(super) engine: watch::Receiver<Engine>,
     machine: Arc<dyn Machine>,
@@ -99,6 +102,7 @@ impl Phase {
                     reason = running.machine.ended() => Event::Ended(reason),
                     () = running.idle.expired(engine) => Event::Idle,
                     Ok(()) = running.engine.changed() => Event::Changed,
+                    Ok(()) = running.notice.changed() => Event::Changed,
                     () = running.idle.traffic().changed() => Event::Changed,
                 }
             }
@@ -140,6 +144,7 @@ impl Starting {
             boot: self.began.elapsed(),
             since: SystemTime::now(),
             facts: machine.facts(),
+            notice: machine.notice(),
             idle,
             engine,
             machine,
@@ -174,6 +179,10 @@ impl Starting {
 impl Running {
     pub(super) fn machine(&self) -> &Arc<dyn Machine> {
         &self.machine
+    }
+
+    pub(super) fn ask_for_disk(&self, answer: Answer<DiskUse>) {
+        self.watcher.ask_for_disk(answer);
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -86,7 +86,13 @@ impl Status {
                 self.boot = running.boot;
                 self.facts.clone_from(&running.facts);
                 self.running_builds = engine.builds();
-                self.warnings.clone_from(&engine.warnings);
+                let notice = running.notice.borrow();
+                let notices = Some(&*notice).filter(|notice| !notice.is_empty());
+                self.warnings = notices
+                    .into_iter()
+                    .chain(&engine.warnings)
+                    .cloned()
+                    .collect();
                 if engine.disk != DiskUse::default() {
                     self.disk = engine.disk;
                 }

@@ -157,6 +157,28 @@ impl Bed {
     }
 }
 
+impl Bed {
+    /// Runs the `kiln` command in `directory`: its exit code, and what it said.
+    pub(crate) async fn kiln(&self, directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(crate::home::binary())
+            .args(arguments)
+            .env("KILN_RUNTIME_DIR", &self.paths.runtime)
+            .env("KILN_STATE_DIR", &self.paths.state)
+            .env("KILN_CONFIG_DIR", &self.paths.config)
+            .env("DOCKER_CONFIG", self.root.path().join("docker"))
+            .env_remove("KILN_HOST")
+            .env_remove("BUILDKIT_HOST")
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (output.status.code(), text)
+    }
+}
+
 /// Whether a process of that number is there and isn't a zombie.
 pub(crate) fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {

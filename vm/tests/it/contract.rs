@@ -24,6 +24,7 @@ pub(crate) fn order(bed: &Bed) -> StartOrder {
         paths: bed.paths.clone(),
         console: Console::open(&bed.paths.console_log()).unwrap(),
         progress: watch::channel(String::new()).0,
+        repair_disk: false,
     }
 }
 

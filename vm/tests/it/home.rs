@@ -2,6 +2,10 @@
 //!
 //! The binary is `$KILN_CLI`, else the one beside `kiln-vmd`. The owner that a test leaves running ends with its
 //! [`Home`], also when the test panics.
+#![allow(
+    dead_code,
+    reason = "two test programs share this, and each needs its part"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,18 +32,14 @@ pub(crate) struct Ended {
 }
 
 /// A command, the exit code that it should have, and what it should say.
-pub(crate) struct Row {
-    pub(crate) arguments: &'static [&'static str],
+pub(crate) struct Row<'a> {
+    pub(crate) arguments: &'a [&'a str],
     pub(crate) code: i32,
-    pub(crate) says: &'static [&'static str],
+    pub(crate) says: &'a [&'a str],
 }
 
 /// A line of a table.
-pub(crate) const fn row(
-    arguments: &'static [&'static str],
-    code: i32,
-    says: &'static [&'static str],
-) -> Row {
+pub(crate) const fn row<'a>(arguments: &'a [&'a str], code: i32, says: &'a [&'a str]) -> Row<'a> {
     Row {
         arguments,
         code,
@@ -47,7 +47,7 @@ pub(crate) const fn row(
     }
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let path = std::env::var_os("KILN_CLI")
         .map_or_else(|| vmd_program().with_file_name("kiln"), PathBuf::from);
     assert!(
@@ -115,7 +115,7 @@ impl Home {
     }
 
     /// Runs it, and expects that it ends and speaks like this.
-    pub(crate) fn expect(&self, row: &Row) -> Ended {
+    pub(crate) fn expect(&self, row: &Row<'_>) -> Ended {
         let ended = self.run(row.arguments);
         let said = |text: &&&str| ended.stdout.contains(**text) || ended.stderr.contains(**text);
         let missing: Vec<_> = row.says.iter().filter(|text| !said(text)).collect();
@@ -130,7 +130,7 @@ impl Home {
     }
 
     /// Runs it, and reads its answer.
-    pub(crate) fn json(&self, arguments: &'static [&'static str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let ended = self.expect(&row(arguments, 0, &[]));
         serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
     }

@@ -57,6 +57,27 @@ async fn settings_that_cannot_be_used_name_the_line_and_can_be_replaced() {
 }
 
 #[tokio::test]
+async fn a_full_disk_names_what_has_no_room_and_what_to_do() {
+    let full = tempfile::tempdir().unwrap();
+    let mount = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        let status = command.args(arguments).arg(full.path()).status().unwrap();
+        assert!(status.success(), "{program}");
+    };
+    // Room for its root, and for nothing in that.
+    mount("mount", &["-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs"]);
+    let mut bed = Bed::native("");
+    bed.paths.state = full.path().join("state");
+    let (status, words) = bed.fails().await;
+    mount("umount", &[]);
+    assert_eq!(status.code(), Some(1), "{words}");
+    let state = bed.paths.state.display().to_string();
+    for part in [&state, "No space left", "KILN_STATE_DIR"] {
+        assert!(words.contains(part), "{words}");
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_is_not_there_is_named() {
     let mut bed = Bed::native("");
     bed.set("KILN_KILND", "/nonexistent/kilnd");

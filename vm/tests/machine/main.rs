@@ -15,13 +15,17 @@ use kiln_client::host::{Outcome, State};
 use kiln_vm::driver::qemu::{KvmHost, Qemu};
 use tokio::sync::Mutex;
 
+mod add_on;
 #[path = "../it/bed.rs"]
 mod bed;
 #[path = "../it/contract.rs"]
 mod contract;
+mod disk;
+#[path = "../it/home.rs"]
+mod home;
 
 use bed::{Bed, Buildx, is_alive, kill, vmd_program};
-use contract::{STOP, start, suite};
+use contract::{start, suite};
 
 const SETTINGS: &str = "accelerator = \"tcg\"\ncpus = 2\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n";
 
@@ -55,6 +59,7 @@ fn qemu() -> Qemu {
         guest: Some(guest()),
         kvm: KvmHost::default(),
         kvm_hello: Duration::from_secs(15),
+        silence: Duration::from_secs(60),
     }
 }
 
@@ -66,7 +71,7 @@ async fn qemu_keeps_the_contract() {
 
 /// A host whose virtualisation looks well, passes the probe, and then does nothing.
 #[tokio::test]
-async fn a_machine_that_never_says_hello_is_started_by_translation_and_that_is_remembered() {
+async fn a_machine_that_never_says_hello_is_started_by_translation_and_one_that_hangs_is_ended() {
     let _one = ONE.lock().await;
     let bed = Bed::new("cpus = 2\nmemory = \"1GiB\"\ndisk = \"8GiB\"\n");
     let script = bed.root.path().join("qemu");
@@ -87,6 +92,7 @@ async fn a_machine_that_never_says_hello_is_started_by_translation_and_that_is_r
             modules: at("modules"),
         },
         kvm_hello: Duration::from_secs(1),
+        silence: Duration::from_secs(10),
         ..qemu()
     };
     let machine = start(&driver, &bed).await;
@@ -99,7 +105,13 @@ async fn a_machine_that_never_says_hello_is_started_by_translation_and_that_is_r
     assert!(facts.notices.concat().contains("translation"), "{facts:?}");
     let verdicts = std::fs::read_to_string(bed.paths.verdicts()).unwrap();
     assert!(verdicts.contains("never said hello"), "{verdicts}");
-    machine.stop(STOP).await;
+
+    // One that hangs while it runs is found out, too.
+    kill(facts.pid, "STOP");
+    let reason = tokio::time::timeout(bed::PATIENCE, machine.ended()).await;
+    let reason = reason.unwrap();
+    assert!(reason.contains("no sign of life for 10 s"), "{reason}");
+    assert!(!is_alive(facts.pid));
 }
 
 #[tokio::test]
@@ -199,6 +211,10 @@ async fn steps_reach_what_is_allowed_and_idleness_ends_the_machine() {
         on_the_hosts_loopback(),
     );
     let mut bed = Bed::new("");
+    let served = bed.root.path().join("served");
+    let dockerfile = "FROM busybox\nCOPY Dockerfile /f\nRUN echo from git: $(wc -l < /f) lines\n";
+    add_on::repository(&served, "Dockerfile", dockerfile);
+    let git = add_on::serve(served);
     let authority = bed.root.path().join("authority.pem");
     std::fs::write(
         &authority,
@@ -207,7 +223,7 @@ async fn steps_reach_what_is_allowed_and_idleness_ends_the_machine() {
     .unwrap();
     let settings = format!(
         "{}ca-files = [\"{}\"]\n[proxy]\nhttp = \"http://localhost:{proxy}\"\nno-proxy = \"corp.example\"\n\
-        [[allow]]\nname = \"test\"\nport = {allowed}\n",
+        [[allow]]\nname = \"test\"\nport = {allowed}\n[[allow]]\nname = \"git\"\nport = {git}\n",
         SETTINGS,
         authority.display()
     );
@@ -252,6 +268,28 @@ async fn steps_reach_what_is_allowed_and_idleness_ends_the_machine() {
     }
     let notices = bed.host().await.status().await.unwrap().notices.concat();
     assert!(!notices.contains("allow"), "{notices}");
+
+    // Another name for the host, by Kiln's own command.
+    let named = bed.root.path().join("named");
+    std::fs::create_dir(&named).unwrap();
+    let step = ask("named", "db", allowed);
+    let dockerfile = format!("FROM busybox\nRUN {step}true\n");
+    std::fs::write(named.join("Dockerfile"), dockerfile).unwrap();
+    let arguments = ["build", "--add-host", "db:host-gateway", "."];
+    let (code, said) = bed.kiln(&named, &arguments).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("named: the host"), "{said}");
+
+    // The add-on: git, and an emulator.
+    let address = format!("http://host.kiln.internal:{git}/app.git");
+    let said = buildx.build(&context, &[&address]).await;
+    assert!(said.contains("from git: 3 lines"), "{said}");
+    let foreign = bed.root.path().join("foreign");
+    add_on::arm64_context(&foreign, "from another processor\n");
+    let said = buildx
+        .build(&foreign, &["--platform", "linux/arm64", "."])
+        .await;
+    assert!(said.contains("from another processor"), "{said}");
 
     // Without anybody it ends, and the next client starts it again.
     let host = bed.host().await;

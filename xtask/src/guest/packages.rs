@@ -18,7 +18,7 @@ const SUITE: &str = "bookworm";
 const KERNEL_META: &str = "linux-image-cloud-amd64";
 
 /// Packages by the role that they have here; the kernel's own name changes with its ABI.
-pub(super) const NAMES: [&str; 10] = [
+const NAMES: [&str; 10] = [
     "busybox",
     "ca-certificates",
     "e2fsck-static",
@@ -29,6 +29,38 @@ pub(super) const NAMES: [&str; 10] = [
     "libext2fs2",
     "libuuid1",
     KERNEL_META,
+];
+
+/// Packages of the add-on image: programs, then libraries, of which it takes all.
+const PROGRAMS: [&str; 3] = ["git", "openssh-client", "qemu-user-static"];
+pub(super) const LIBRARIES: [&str; 27] = [
+    "libbrotli1",
+    "libcurl3-gnutls",
+    "libffi8",
+    "libgmp10",
+    "libgnutls30",
+    "libgssapi-krb5-2",
+    "libhogweed6",
+    "libidn2-0",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkrb5-3",
+    "libkrb5support0",
+    "libldap-2.5-0",
+    "libnettle8",
+    "libnghttp2-14",
+    "libp11-kit0",
+    "libpcre2-8-0",
+    "libpsl5",
+    "librtmp1",
+    "libsasl2-2",
+    "libselinux1",
+    "libssh2-1",
+    "libssl3",
+    "libtasn1-6",
+    "libunistring2",
+    "libzstd1",
+    "zlib1g",
 ];
 
 /// Unpacked packages.
@@ -63,7 +95,8 @@ impl Packages {
             Ok(())
         };
         let mut names: Vec<String> = if update {
-            NAMES.map(str::to_owned).to_vec()
+            let all = NAMES.iter().chain(&PROGRAMS).chain(&LIBRARIES);
+            all.map(|name| (*name).to_owned()).collect()
         } else {
             pins.keys().cloned().collect()
         };

@@ -1,8 +1,10 @@
 //! The options of the frontend that don't depend on files.
 
+use std::net::IpAddr;
+
 use kiln_oci::Platform;
 
-use super::{BuildError, BuildRequest, Prepared};
+use super::{BuildError, BuildRequest, HOST_GATEWAY, Prepared};
 
 impl BuildRequest {
     /// The options of the frontend that don't depend on files.
@@ -49,7 +51,7 @@ impl BuildRequest {
             put("platform", platforms?.join(","));
         }
         if !self.hosts.is_empty() {
-            put("add-hosts", hosts(&self.hosts)?);
+            put("add-hosts", hosts(&self.hosts, self.host_gateway)?);
         }
         if let Some(size) = self.shm_size {
             put("shm-size", size.to_string());
@@ -93,7 +95,7 @@ impl BuildRequest {
 }
 
 /// `name:address` or `name=address`, as the frontend takes them.
-fn hosts(all: &[String]) -> Result<String, BuildError> {
+fn hosts(all: &[String], gateway: Option<IpAddr>) -> Result<String, BuildError> {
     const WHAT: &str = "host";
     let mut lines = Vec::new();
     for text in all {
@@ -102,11 +104,15 @@ fn hosts(all: &[String]) -> Result<String, BuildError> {
             return Err(BuildError::invalid(WHAT, text, "want NAME:ADDRESS"));
         };
         let bare = address.trim_start_matches('[').trim_end_matches(']');
-        if bare == "host-gateway" {
-            let reason = "this builder has no host gateway";
-            return Err(BuildError::invalid(WHAT, text, reason));
+        if bare == HOST_GATEWAY {
+            let Some(gateway) = gateway else {
+                let reason = "this builder has no host gateway; a machine has one when its settings allow ports of the host";
+                return Err(BuildError::invalid(WHAT, text, reason));
+            };
+            lines.push(format!("{name}={gateway}"));
+            continue;
         }
-        let Ok(address) = bare.parse::<std::net::IpAddr>() else {
+        let Ok(address) = bare.parse::<IpAddr>() else {
             return Err(BuildError::invalid(
                 WHAT,
                 text,

@@ -36,7 +36,12 @@ fn settings_become_options_of_the_frontend() {
         no_cache: true,
         pull: true,
         network: Some("host".into()),
-        hosts: vec!["a:127.0.0.1".into(), "b=[::1]".into()],
+        hosts: vec![
+            "a:127.0.0.1".into(),
+            "b=[::1]".into(),
+            "c:host-gateway".into(),
+        ],
+        host_gateway: "10.9.8.1".parse().ok(),
         ..request(&at)
     }
     .prepare(BuilderKind::BuildKit)
@@ -52,7 +57,7 @@ fn settings_become_options_of_the_frontend() {
         ("no-cache", ""),
         ("image-resolve-mode", "pull"),
         ("force-network-mode", "host"),
-        ("add-hosts", "a=127.0.0.1,b=::1"),
+        ("add-hosts", "a=127.0.0.1,b=::1,c=10.9.8.1"),
         ("filename", "Dockerfile"),
         ("attest:provenance", "mode=min,inline-only=true"),
         ("frontend.caps", "moby.buildkit.frontend.contexts+forward"),
@@ -152,6 +157,13 @@ fn what_cannot_be_built_is_said_before() {
             "no Dockerfile",
             BuildRequest {
                 dockerfile: DockerfileSource::Path(missing.clone()),
+                ..request(&at)
+            },
+        ),
+        (
+            "has no host gateway",
+            BuildRequest {
+                hosts: vec!["a=host-gateway".into()],
                 ..request(&at)
             },
         ),

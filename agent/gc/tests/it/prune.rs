@@ -1,6 +1,8 @@
 //! Prunes of a real cache.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kiln_cache::{CacheManager, RecordOptions, Ref};
@@ -29,7 +31,17 @@ async fn a_prune_does_what_its_plan_says() {
         .await
         .unwrap();
     let collector = Collector::new(&root, cache.clone(), content.clone());
-    collector.set_quiet_check(std::sync::Arc::new(|| true));
+    collector.set_quiet_check(Arc::new(|| true));
+    let followed = Arc::new(AtomicU32::new(0));
+    collector.set_after_run({
+        let followed = Arc::clone(&followed);
+        Arc::new(move || {
+            let followed = Arc::clone(&followed);
+            Box::pin(async move {
+                followed.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+    });
     let stray = content.put("nobody's".into()).await.unwrap();
     let base = layer(&cache, None, "base").await;
     let top = layer(&cache, Some(&base), "top").await;
@@ -80,6 +92,14 @@ async fn a_prune_does_what_its_plan_says() {
     assert_eq!(
         collector.runs(10).await.unwrap(),
         std::slice::from_ref(&done)
+    );
+    assert_eq!(followed.load(Ordering::Relaxed), 1);
+    let nothing = collector.prune(&everything, Trigger::Prune, |_| {});
+    assert_eq!(nothing.await.unwrap().records, 0);
+    assert_eq!(
+        followed.load(Ordering::Relaxed),
+        1,
+        "what frees nothing has nothing to give back"
     );
     assert!(content.info(&stray.digest).is_none());
     assert_eq!(told, order);

@@ -45,6 +45,21 @@ pub(super) fn has_superblock(disk: &File) -> io::Result<bool> {
     Ok(magic == MAGIC)
 }
 
+/// Whether a copy of ext4's superblock is on it: then a file system was here, whatever became of its beginning.
+pub(super) fn has_copy_of_superblock(disk: &File, size: u64) -> io::Result<bool> {
+    for group in COPIES {
+        let mut magic = [0; 2];
+        let at = group * GROUP + (MAGIC_AT - 1024);
+        if at + 2 <= size {
+            disk.read_exact_at(&mut magic, at)?;
+            if magic == MAGIC {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn zero(disk: &File, offset: u64, length: u64) -> io::Result<bool> {
     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     disk.read_exact_at(&mut bytes, offset)?;
@@ -101,6 +116,7 @@ mod tests {
             .unwrap();
         assert!(formatted.success());
         assert!(!is_blank(disk.as_file(), size).unwrap());
+        assert!(has_copy_of_superblock(disk.as_file(), size).unwrap());
         let mut found = [0; MARK.len()];
         disk.as_file().read_exact_at(&mut found, MARK_AT).unwrap();
         assert_eq!(found, *MARK);

@@ -14,7 +14,13 @@ use super::mounts::STATE;
 
 /// `e2fsck`'s codes: up to these all is well, now.
 const CHECKED: i32 = 1 | 2;
+/// And this one is for what it can't make sense of.
+const UNREADABLE: i32 = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a person may do about a damaged disk.
+const REPAIR: &str = "`kiln start --repair-disk` mends it and may lose what is damaged; `kiln reset` makes a new one";
+/// Where the kernel counts the errors of each file system.
+const COUNTS: &str = "/sys/fs/ext4";
 /// Nobody: what is reserved is for who may go over limits, which the daemon is and a step isn't.
 const NOBODY: &str = "resuid=65534,resgid=65534";
 
@@ -43,6 +49,12 @@ pub(super) enum DiskError {
         /// What it said.
         output: String,
     },
+    /// The kernel found out after it was mounted.
+    #[error("the data disk is damaged, as its use showed: {cause}")]
+    Errors {
+        /// What didn't work.
+        cause: String,
+    },
 }
 
 impl DiskError {
@@ -51,9 +63,7 @@ impl DiskError {
         match self {
             Self::Missing { .. } => "update kiln: the guest image and kiln-vmd don't fit together",
             Self::Foreign { .. } => "`kiln reset` makes a new disk and loses the old one's cache",
-            Self::Damaged { .. } => {
-                "`kiln start --repair` mends it and may lose what is damaged; `kiln reset` makes a new one"
-            }
+            Self::Damaged { .. } | Self::Errors { .. } => REPAIR,
         }
     }
 }
@@ -66,7 +76,7 @@ pub(super) fn attach(repair: bool) -> anyhow::Result<Vec<String>> {
     let size = size_of(&device)?;
     if blank::is_blank(&disk, size)? {
         format(&device, &disk)?;
-    } else if blank::has_superblock(&disk)? {
+    } else if blank::has_superblock(&disk)? || blank::has_copy_of_superblock(&disk, size)? {
         check(&device, repair, &mut warnings)?;
     } else {
         return Err(DiskError::Foreign { size: size >> 20 }.into());
@@ -81,22 +91,40 @@ pub(super) fn attach(repair: bool) -> anyhow::Result<Vec<String>> {
         MountFlags::NOATIME,
         Some(options.as_c_str()),
     )
-    .with_context(|| format!("mounting {}", device.display()))?;
+    .map_err(|error| DiskError::Errors {
+        cause: format!("mounting {}: {error}", device.display()),
+    })?;
     if let Err(error) = grow() {
         warnings.push(format!("the data disk wasn't grown: {error:#}"));
     }
     Ok(warnings)
 }
 
+/// Errors of the data disk's file system that the kernel has met so far. A start after them checks it.
+pub(crate) fn errors() -> u64 {
+    let counts = fs::read_dir(COUNTS).into_iter().flatten().flatten();
+    let counts = counts.filter_map(|entry| {
+        let text = fs::read_to_string(entry.path().join("errors_count")).ok()?;
+        text.trim().parse::<u64>().ok()
+    });
+    counts.sum()
+}
+
+/// An error that the disk is to blame for says so.
+pub(super) fn blame(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<DiskError>() || errors() == 0 {
+        return error;
+    }
+    let cause = format!("{error:#}");
+    DiskError::Errors { cause }.into()
+}
+
 /// The block device with this serial number. It may take a moment to appear.
 fn find(serial: &'static str) -> anyhow::Result<PathBuf> {
     let end = Instant::now() + PATIENCE;
     loop {
-        for entry in fs::read_dir("/sys/block")?.flatten() {
-            let read = fs::read_to_string(entry.path().join("serial"));
-            if read.is_ok_and(|text| text.trim() == serial) {
-                return Ok(Path::new("/dev").join(entry.file_name()));
-            }
+        if let Some(device) = look_for(serial) {
+            return Ok(device);
         }
         if Instant::now() > end {
             return Err(DiskError::Missing { serial }.into());
@@ -104,6 +132,16 @@ fn find(serial: &'static str) -> anyhow::Result<PathBuf> {
         // The kernel tells of new devices over a socket that nothing else here needs.
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The block device with this serial number, if it is there now.
+pub(super) fn look_for(serial: &str) -> Option<PathBuf> {
+    let mut devices = fs::read_dir("/sys/block").ok()?.flatten();
+    let device = devices.find(|device| {
+        let read = fs::read_to_string(device.path().join("serial"));
+        read.is_ok_and(|text| text.trim() == serial)
+    })?;
+    Some(Path::new("/dev").join(device.file_name()))
 }
 
 fn size_of(device: &Path) -> anyhow::Result<u64> {
@@ -152,7 +190,11 @@ fn check(device: &Path, repair: bool, warnings: &mut Vec<String>) -> anyhow::Res
     if code == 0 {
         return Ok(());
     }
-    let output = text(&[output.stdout, output.stderr].concat());
+    let output = match code {
+        // It goes on with advice for those who have a shell and no `kiln`.
+        UNREADABLE => "its superblock can't be read".to_owned(),
+        _ => text(&[output.stdout, output.stderr].concat()),
+    };
     if code < 0 || code & !CHECKED != 0 {
         return Err(DiskError::Damaged { code, output }.into());
     }

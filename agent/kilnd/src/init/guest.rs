@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::disk::DiskError;
 use super::link::{self, Ends};
-use super::{base_image, disk, last_words, modules, mounts, network, offer, power_button, system};
+use super::{
+    add_on, base_image, disk, last_words, modules, mounts, network, offer, power_button, system,
+};
 use crate::machine::Surroundings;
 use crate::settings::{NetworkMode, Settings, StepSettings};
 use crate::{args, compose, listen, logging, serve};
@@ -67,6 +69,7 @@ fn run() -> anyhow::Result<()> {
         // Later ones only set the clock; nobody takes them.
         drop(first_setup);
         let served = live(&setup, &reports, clients, &links, &mut warnings).await;
+        let served = served.map_err(disk::blame);
         if let Err(error) = &served {
             fail(error, &reports).await;
         }
@@ -101,6 +104,7 @@ async fn live(
     );
     warnings.extend(disk??);
     warnings.extend(others??);
+    warnings.extend(tokio::task::spawn_blocking(add_on::attach).await?);
     reports.send_replace(starting("network"));
     if !setup.network.address.is_empty()
         && let Err(error) = network::configure(&setup.network)

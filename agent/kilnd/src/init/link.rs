@@ -101,7 +101,9 @@ async fn accept(mut incoming: Incoming, ends: &Ends) {
                 }
             }
             Service::Docker => tracing::warn!("the Docker API isn't built in yet"),
-            Service::Host => tracing::warn!("that is for guests to ask, not for the host"),
+            Service::Host | Service::Ping => {
+                tracing::warn!(service = service.name(), "that isn't for the host to ask");
+            }
         }
     }
 }

@@ -201,6 +201,24 @@ async fn a_silent_guest_is_a_timeout() {
 }
 
 #[tokio::test]
+async fn a_ping_is_answered_by_whoever_lives() {
+    let ((host, _from_guest), (guest, _from_host)) = pair().await;
+    host.ping(PATIENCE).await.unwrap();
+    guest.ping(PATIENCE).await.unwrap();
+
+    // The channel stands, but nobody reads it any more.
+    let (host_io, guest_io) = duplex(64 << 10);
+    let (host, guest) = tokio::join!(life(host_io), connect_guest(guest_io, PATIENCE));
+    let (link, _incoming) = guest.unwrap();
+    let silence = link.ping(Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(silence, LinkError::Silent(_)), "{silence}");
+    drop(host);
+    link.closed().await;
+    let gone = link.ping(PATIENCE).await.unwrap_err();
+    assert!(matches!(gone, LinkError::Closed), "{gone}");
+}
+
+#[tokio::test]
 async fn another_version_is_named() {
     let (host, mut guest) = duplex(64 << 10);
     let peer = tokio::spawn(async move {

@@ -2,39 +2,54 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use kiln_link::machine::{Report, Reports};
-use kiln_link::{Link, Service};
+use kiln_link::{Link, LinkError, Service};
 use kiln_proto::agent::machine_client::MachineClient;
 use kiln_proto::agent::{GrowDiskRequest, SetClockRequest, ShutdownRequest};
 use parking_lot::Mutex;
-use tokio::time::{Instant, interval, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 use super::qmp::Qmp;
-use super::{Greeted, forward, shortened};
+use super::{Greeted, forward, room, shortened};
 use crate::child::Child;
 use crate::driver::{EngineStream, Facts, Machine};
 
 const CALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Between the end of the link and that of QEMU, when the guest goes down by itself.
 const GRACE: Duration = Duration::from_secs(5);
+/// Within the time that a guest may be silent.
+const PINGS: u32 = 6;
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 /// The host slept if its clock ran ahead of its timers by more than this.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// What it lives among.
+pub(super) struct Surroundings {
+    /// Ports of the host's loopback that it may reach.
+    pub(super) allowed: BTreeSet<u16>,
+    /// How long it may give no sign of life.
+    pub(super) silence: Duration,
+    /// The directory of its disk's file.
+    pub(super) state: PathBuf,
+}
 
 #[derive(Debug)]
 pub(super) struct Running {
     child: Arc<Child>,
     link: Link,
-    qmp: Qmp,
+    qmp: Arc<Qmp>,
+    notice: watch::Receiver<String>,
     facts: Facts,
-    /// Why the guest says that it ends.
+    /// Why it ends, as the guest says, or its silence.
     said: Arc<Mutex<Option<String>>>,
     _stop: DropGuard,
 }
@@ -44,7 +59,7 @@ impl Running {
         child: Child,
         greeted: Greeted,
         facts: Facts,
-        allowed: BTreeSet<u16>,
+        surroundings: Surroundings,
     ) -> Self {
         let child = Arc::new(child);
         let said = Arc::new(Mutex::new(None));
@@ -56,13 +71,24 @@ impl Running {
             qmp,
             ..
         } = greeted;
+        let qmp = Arc::new(qmp);
+        let (tell, notice) = watch::channel(String::new());
         let work = {
             let (child, said, link) = (Arc::clone(&child), Arc::clone(&said), link.clone());
+            let qmp = Arc::clone(&qmp);
+            let waits = qmp.waits_for_room();
+            let Surroundings {
+                allowed,
+                silence,
+                state,
+            } = surroundings;
             async move {
                 tokio::join!(
                     listen(reports, &said),
                     forward::serve(incoming, allowed),
                     end_with_link(&link, &child),
+                    end_when_silent(&link, &child, &said, silence, waits),
+                    room::watch(&qmp, &state, &tell),
                     keep_clock(&link),
                 );
             }
@@ -78,6 +104,7 @@ impl Running {
             child,
             link,
             qmp,
+            notice,
             facts,
             said,
             _stop: stop.drop_guard(),
@@ -116,6 +143,39 @@ async fn end_with_link(link: &Link, child: &Child) {
     if timeout(GRACE, child.ended()).await.is_err() {
         tracing::warn!("the link to the machine broke; the machine is ended");
         child.kill().await;
+    }
+}
+
+/// A guest that hangs keeps its channel open for ever: only its silence tells.
+async fn end_when_silent(
+    link: &Link,
+    child: &Child,
+    said: &Mutex<Option<String>>,
+    patience: Duration,
+    mut waits_for_room: watch::Receiver<bool>,
+) {
+    let mut ticks = interval(patience / PINGS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        waits_for_room.mark_unchanged();
+        match link.ping(patience).await {
+            Ok(latency) => {
+                tracing::trace!(milliseconds = latency.as_millis() as u64, "the guest lives");
+            }
+            // It was stopped, which is told otherwise.
+            Err(LinkError::Silent(_))
+                if *waits_for_room.borrow() || waits_for_room.has_changed().unwrap_or(false) => {}
+            Err(LinkError::Silent(_)) => {
+                let words = format!("it gave no sign of life for {} s", patience.as_secs());
+                tracing::warn!(words, "the machine hangs and is ended");
+                said.lock().get_or_insert(words);
+                child.kill().await;
+                return;
+            }
+            // It ends with the link.
+            Err(_) => return,
+        }
     }
 }
 
@@ -166,6 +226,10 @@ async fn channel(link: &Link) -> Result<Channel, tonic::transport::Error> {
 impl Machine for Running {
     fn facts(&self) -> Facts {
         self.facts.clone()
+    }
+
+    fn notice(&self) -> watch::Receiver<String> {
+        self.notice.clone()
     }
 
     async fn connect(&self, service: Service) -> io::Result<EngineStream> {

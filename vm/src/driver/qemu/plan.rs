@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_config::{HostPaths, HostSettings, Size};
-use kiln_link::machine::{COMMAND_LINE, DATA_DISK, PORT};
+use kiln_link::machine::{ADD_ON_DISK, COMMAND_LINE, DATA_DISK, PORT};
 use serde::Deserialize;
 
 use super::accelerator::Accelerator;
@@ -15,6 +15,7 @@ use super::qmp::DISK_NODE;
 use crate::driver::StartError;
 use crate::driver::native::memory_of_the_host;
 
+const ADD_ON_NODE: &str = "add-on";
 const DEFAULT_DISK: u64 = 64 << 30;
 const LEAST_DEFAULT_MEMORY: u64 = 1 << 30;
 const MOST_DEFAULT_MEMORY: u64 = 8 << 30;
@@ -29,6 +30,8 @@ pub(super) struct Plan {
     pub(super) disk: u64,
     pub(super) kernel: PathBuf,
     pub(super) initrd: PathBuf,
+    /// Git, ssh and emulators, where the image has them.
+    pub(super) add_on: Option<PathBuf>,
     pub(super) notices: Vec<String>,
 }
 
@@ -64,13 +67,18 @@ impl Plan {
                 "{cpus} processors for the machine, {processors} in the host: builds won't get faster by that"
             ));
         }
-        let (kernel, initrd) = image(guest)?;
+        let Image {
+            kernel,
+            initrd,
+            add_on,
+        } = image(guest)?;
         Ok(Self {
             cpus,
             memory,
             disk: settings.disk.map_or(DEFAULT_DISK, |size| size.0),
             kernel,
             initrd,
+            add_on,
             notices,
         })
     }
@@ -174,6 +182,19 @@ impl Plan {
             "-device",
             &format!("virtio-blk-pci,drive={DISK_NODE},serial={DATA_DISK}"),
         ]);
+        if let Some(add_on) = &self.add_on {
+            add(&[
+                "-blockdev",
+                &format!(
+                    "driver=raw,node-name={ADD_ON_NODE},read-only=on,file.driver=file,file.filename={}",
+                    escaped(add_on)
+                ),
+            ]);
+            add(&[
+                "-device",
+                &format!("virtio-blk-pci,drive={ADD_ON_NODE},serial={ADD_ON_DISK}"),
+            ]);
+        }
         add(&["-device", "virtio-rng-pci"]);
         add(&[
             "-device",
@@ -204,8 +225,15 @@ fn escaped(path: &Path) -> String {
     shown(path).replace(',', ",,")
 }
 
-/// The files of the guest image, as long as they were when they were made.
-fn image(guest: &Path) -> Result<(PathBuf, PathBuf), StartError> {
+/// The files of the guest image.
+struct Image {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    add_on: Option<PathBuf>,
+}
+
+/// They are as long as they were when they were made.
+fn image(guest: &Path) -> Result<Image, StartError> {
     let missing = |fix: String| StartError::Missing {
         what: "the guest image",
         fix,
@@ -230,7 +258,15 @@ fn image(guest: &Path) -> Result<(PathBuf, PathBuf), StartError> {
             ))),
         }
     };
-    Ok((file("vmlinux")?, file("initrd.zst")?))
+    const ADD_ON: &str = "add-on.squashfs";
+    Ok(Image {
+        kernel: file("vmlinux")?,
+        initrd: file("initrd.zst")?,
+        add_on: match entries.contains_key(ADD_ON) {
+            true => Some(file(ADD_ON)?),
+            false => None,
+        },
+    })
 }
 
 #[cfg(test)]

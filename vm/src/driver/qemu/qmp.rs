@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt as _};
 use qapi::futures::{QapiService, QmpStreamTokio};
 use qapi::qmp;
 use tokio::io::WriteHalf;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,6 +19,7 @@ pub(super) const DISK_NODE: &str = "data";
 /// The connection.
 pub(super) struct Qmp {
     service: QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>,
+    waits_for_room: watch::Receiver<bool>,
     _stop: DropGuard,
 }
 
@@ -29,15 +32,17 @@ impl Qmp {
         let (service, events) = stream.into_parts();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let (waits, waits_for_room) = watch::channel(false);
         // Answers are found by whoever reads the events.
         tokio::spawn(async move {
             tokio::select! {
-                () = events.into_future() => {}
+                () = listen(events, &waits) => {}
                 () = stopped.cancelled() => {}
             }
         });
         Ok(Self {
             service,
+            waits_for_room,
             _stop: stop.drop_guard(),
         })
     }
@@ -67,9 +72,41 @@ impl Qmp {
         self.execute(qmp::system_powerdown {}).await
     }
 
+    /// Whether QEMU has stopped the machine since a file of its finds no room on the host.
+    pub(super) fn waits_for_room(&self) -> watch::Receiver<bool> {
+        self.waits_for_room.clone()
+    }
+
+    /// A machine that was stopped goes on.
+    pub(super) async fn go_on(&self) -> io::Result<()> {
+        self.execute(qmp::cont {}).await
+    }
+
     /// Ends QEMU, without a word to the guest.
     pub(super) async fn quit(&self) -> io::Result<()> {
         self.execute(qmp::quit {}).await
+    }
+}
+
+/// Until QEMU is gone.
+async fn listen(
+    mut events: impl Stream<Item = io::Result<qmp::Event>> + Unpin,
+    waits_for_room: &watch::Sender<bool>,
+) {
+    loop {
+        match events.next().await {
+            Some(Ok(qmp::Event::BLOCK_IO_ERROR { data, .. })) => {
+                tracing::warn!(reason = data.reason, "the machine's disk");
+                if data.nospace == Some(true) && data.action == qmp::BlockErrorAction::stop {
+                    waits_for_room.send_replace(true);
+                }
+            }
+            Some(Ok(qmp::Event::RESUME { .. })) => drop(waits_for_room.send_replace(false)),
+            Some(Ok(_)) => {}
+            // An answer that nobody waits for any more.
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {}
+            Some(Err(_)) | None => return,
+        }
     }
 }
 
