@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod app;
 mod bundles;
 mod cache;
 mod cli;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         logs::ALL,
         remembered::ALL,
         cli::ALL,
+        app::ALL,
         golden::ALL,
         hostile::ALL,
     ];
