@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use kiln_controller::view::{
     BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart, CacheMount,
     CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun, Image, ImageDetail, MachineSettings, MachineStatus,
-    Plan, Policy, Registry, TestStep, Transfer, WatchState,
+    Plan, Policy, Registry, TestStep, ToolState, Transfer, WatchState,
 };
 use kiln_controller::{AppSettings, Controller, Failure};
 use tauri::async_runtime::{JoinHandle, spawn};
@@ -251,6 +251,21 @@ async fn save_support(here: Here<'_>, path: String, parts: Vec<BundlePart>) -> A
 }
 
 #[tauri::command]
+async fn tools(here: Here<'_>) -> Answer<ToolState> {
+    here.tools()
+}
+
+#[tauri::command]
+async fn install_tools(here: Here<'_>, make_current: bool) -> Answer<ToolState> {
+    here.install_tools(make_current)
+}
+
+#[tauri::command]
+async fn remove_tools(here: Here<'_>) -> Answer<ToolState> {
+    here.remove_tools()
+}
+
+#[tauri::command]
 async fn support_path(here: Here<'_>) -> Answer<String> {
     Ok(here.support_path())
 }
@@ -340,6 +355,9 @@ pub fn handler() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         import_build,
         export_build,
         support_parts,
+        tools,
+        install_tools,
+        remove_tools,
         support_path,
         save_support,
         export_mount,

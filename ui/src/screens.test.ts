@@ -270,6 +270,19 @@ test("space is freed by a plan that is shown first", async () => {
   expect(await screen.findByText(/^Freed /)).toBeVisible();
 });
 
+test("buildx gets to know Kiln, and the socket is tested with one click", async () => {
+  const host = open("machine");
+  const u = user();
+  const tools = await screen.findByRole("region", { name: "docker buildx" });
+  await u.click(await within(tools).findByRole("button", { name: "Add Kiln to buildx" }));
+  expect(await within(tools).findByText(/knows the builder kiln/)).toBeVisible();
+  await u.click(within(tools).getByRole("button", { name: "Test the socket" }));
+  expect(await within(tools).findByText("Workers")).toBeVisible();
+  expect(host.calls.find((c) => c.name === "testBuilder")?.args[0]).toMatchObject({ address: "unix:///run/user/1000/kiln/buildkitd.sock" });
+  await u.click(within(tools).getByRole("button", { name: "Make it the current one" }));
+  expect(await within(tools).findByText(/unless told otherwise/)).toBeVisible();
+});
+
 test("a reset wants its word", async () => {
   const host = open("machine");
   const u = user();

@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod build;
 mod builds;
+pub mod buildx;
 mod cache;
 mod call;
 mod client;

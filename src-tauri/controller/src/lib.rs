@@ -34,6 +34,7 @@ mod requests;
 mod settings;
 mod starting;
 mod support;
+mod tools;
 pub mod tray;
 pub mod view;
 mod watching;

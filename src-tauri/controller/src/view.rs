@@ -159,6 +159,8 @@ view!(/// One layer of a test.
     TestStep { title: String, ok: bool, detail: String, milliseconds: i64, });
 view!(/// A registry that the user has a login for.
     Registry { host: String, login: String, mirrors: Vec<String>, insecure: bool, });
+view!(/// Whether docker buildx knows Kiln.
+    ToolState { installed: bool, elsewhere: bool, current: bool, address: String, });
 view!(/// A part of a support bundle.
     BundlePart { path: String, what: String, text: String, });
 view!(/// A check of the doctor.
@@ -257,6 +259,7 @@ mod tests {
             ("Registry", Registry::FIELDS),
             ("Check", Check::FIELDS),
             ("BundlePart", BundlePart::FIELDS),
+            ("ToolState", ToolState::FIELDS),
         ];
         for (name, fields) in ours {
             let fields: BTreeSet<String> = fields.iter().map(|field| camel(field)).collect();

@@ -65,6 +65,10 @@ export interface Host {
   exportMount(recordId: string, path: string): Promise<number>;
   importMount(recordId: string, path: string): Promise<void>;
 
+  tools(): Promise<t.ToolState>;
+  installTools(makeCurrent: boolean): Promise<t.ToolState>;
+  removeTools(): Promise<t.ToolState>;
+
   builders(): Promise<t.Builder[]>;
   addBuilder(builder: t.BuilderAddress): Promise<void>;
   removeBuilder(name: string): Promise<void>;

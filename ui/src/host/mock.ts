@@ -45,6 +45,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
   const buildListeners = new Set<(change: t.BuildsChange) => void>();
   const settings = { ...(samples.settings as t.AppSettings), theme: options.theme ?? "light" };
   let machine: t.MachineStatus = { ...status(), ...options.machine };
+  let tools: t.ToolState = { installed: false, elsewhere: false, current: false, address: "unix:///run/user/1000/kiln/buildkitd.sock" };
   const machineListeners = new Set<(s: t.MachineStatus) => void>();
 
   if (!options.empty) {
@@ -178,6 +179,9 @@ export function mockHost(options: MockOptions = {}): MockHost {
     exportMount: (id, path) => call("exportMount", [id, path], () => 3_145_728),
     importMount: (id, path) => call("importMount", [id, path], () => {}),
     planPolicies: (policies) => call("planPolicies", [policies], () => plan(records(now), 0)),
+    tools: () => call("tools", [], () => ({ ...tools })),
+    installTools: (current) => call("installTools", [current], () => ({ ...(tools = { ...tools, installed: true, current }) })),
+    removeTools: () => call("removeTools", [], () => ({ ...(tools = { ...tools, installed: false, current: false }) })),
     builders: () => call("builders", [], () => structuredClone(samples.builders) as t.Builder[]),
     addBuilder: (builder) => call("addBuilder", [builder], () => {}),
     removeBuilder: (name) => call("removeBuilder", [name], () => {}),

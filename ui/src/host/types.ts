@@ -416,6 +416,15 @@ export interface Check {
   fix: string;
 }
 
+/** Whether docker buildx knows Kiln as a builder. */
+export interface ToolState {
+  installed: boolean;
+  /** It knows one of that name at another address. */
+  elsewhere: boolean;
+  current: boolean;
+  address: string;
+}
+
 export interface BundlePart {
   path: string;
   what: string;
