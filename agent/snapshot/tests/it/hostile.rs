@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use kiln_snapshot::apply::{Applied, ApplyError, ApplyOptions, Whiteouts, apply};
-use kiln_snapshot::tar::{Header, Kind, Limits, TarTime, TarWriter};
+use kiln_snapshot::tar::{Header, Kind, Limits, TarReader, TarTime, TarWriter};
 use proptest::prelude::*;
 
 const OVERLAY: Whiteouts = Whiteouts::Overlay { userxattr: false };
@@ -324,6 +324,35 @@ fn whiteouts_hide_only_what_is_below() {
     assert_eq!(left.len(), 1);
     assert!(!place.root().join("old").exists());
     assert!(Path::new("/etc").exists());
+}
+
+#[test]
+fn many_extended_headers_hold_no_more_than_one() {
+    let with_headers = |count: u8| {
+        let mut bytes = Vec::new();
+        for number in 0..count {
+            let mut item = file("a", b"");
+            let key = format!("SCHILY.xattr.user.{number}").into_bytes();
+            item.header.pax.insert(key, vec![b'x'; 100]);
+            let whole = archive(&[item]);
+            // The extended header and its body; of the last one the entry and the end, too.
+            let end = if number + 1 == count {
+                whole.len()
+            } else {
+                1024
+            };
+            bytes.extend_from_slice(&whole[..end]);
+        }
+        let limits = Limits {
+            pax: 200,
+            ..Limits::default()
+        };
+        let mut reader = TarReader::new(bytes.as_slice(), limits);
+        reader.next_entry()
+    };
+    assert!(with_headers(1).is_ok());
+    let refused = with_headers(2).unwrap_err().to_string();
+    assert!(refused.contains("PAX records"), "{refused}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Clients that send nonsense, lie, or go away in the middle. The daemon says what is wrong and goes on.
 
 mod connections;
-mod gateway;
+pub(crate) mod gateway;
 mod graphs;
 
 use std::time::Duration;

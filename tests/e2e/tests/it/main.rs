@@ -5,6 +5,7 @@ use std::process::ExitCode;
 mod app;
 mod bundles;
 mod cache;
+mod caps;
 mod cli;
 mod client;
 mod errors;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         outputs::ALL,
         recorded::ALL,
         cache::ALL,
+        caps::ALL,
         remote::ALL,
         vectors::ALL,
         records::ALL,

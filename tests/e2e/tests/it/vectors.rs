@@ -15,7 +15,7 @@ use kiln_llb::Edge;
 use kiln_proto::pb;
 use serde_json::{Value, json};
 
-mod graphs;
+pub(crate) mod graphs;
 
 pub(crate) const ALL: &[Scenario] = &[Scenario::new(
     "cache_records_of_every_op",
@@ -149,7 +149,7 @@ fn key(digest: &Value) -> Value {
 }
 
 /// A vertex of an op, by its first output.
-fn vertex(op: pb::op::Op, inputs: &[&Edge], platform: Option<pb::Platform>) -> Edge {
+pub(crate) fn vertex(op: pb::op::Op, inputs: &[&Edge], platform: Option<pb::Platform>) -> Edge {
     let inputs = inputs.iter().map(|edge| (*edge).clone()).collect();
     Edge {
         vertex: kiln_llb::vertex(op, inputs, platform, kiln_llb::VertexOptions::default()),

@@ -16,7 +16,7 @@ use crate::client::{connect, run};
 
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
-pub(super) fn of_build<T>(message: T, build: &str) -> Result<tonic::Request<T>> {
+pub(crate) fn of_build<T>(message: T, build: &str) -> Result<tonic::Request<T>> {
     let mut request = tonic::Request::new(message);
     request
         .metadata_mut()

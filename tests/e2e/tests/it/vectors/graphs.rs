@@ -29,7 +29,7 @@ fn platform() -> pb::Platform {
     }
 }
 
-fn source(identifier: &str, attributes: &[(&str, &str)]) -> Edge {
+pub(crate) fn source(identifier: &str, attributes: &[(&str, &str)]) -> Edge {
     let source = pb::SourceOp {
         identifier: identifier.to_owned(),
         attrs: attributes
@@ -41,14 +41,14 @@ fn source(identifier: &str, attributes: &[(&str, &str)]) -> Edge {
     vertex(Op::Source(source), &[], platform)
 }
 
-fn image(name: &str) -> Edge {
+pub(crate) fn image(name: &str) -> Edge {
     source(
         &format!("docker-image://docker.io/library/{name}:latest"),
         &[],
     )
 }
 
-fn meta(command: &str) -> pb::Meta {
+pub(crate) fn meta(command: &str) -> pb::Meta {
     pb::Meta {
         args: ["/bin/sh", "-c", command].map(str::to_owned).to_vec(),
         env: vec!["PATH=/bin:/usr/bin".to_owned()],
@@ -57,7 +57,7 @@ fn meta(command: &str) -> pb::Meta {
     }
 }
 
-fn root() -> pb::Mount {
+pub(crate) fn root() -> pb::Mount {
     pb::Mount {
         input: 0,
         dest: "/".to_owned(),
@@ -67,7 +67,7 @@ fn root() -> pb::Mount {
 }
 
 /// A mount of another input that makes no output.
-fn bind(input: i64, selector: &str, dest: &str, readonly: bool) -> pb::Mount {
+pub(crate) fn bind(input: i64, selector: &str, dest: &str, readonly: bool) -> pb::Mount {
     pb::Mount {
         input,
         selector: selector.to_owned(),
@@ -78,14 +78,14 @@ fn bind(input: i64, selector: &str, dest: &str, readonly: bool) -> pb::Mount {
     }
 }
 
-fn of_type(kind: pb::MountType, dest: &str) -> pb::Mount {
+pub(crate) fn of_type(kind: pb::MountType, dest: &str) -> pb::Mount {
     pb::Mount {
         mount_type: kind as i32,
         ..bind(-1, "", dest, false)
     }
 }
 
-fn exec(meta: pb::Meta, mounts: Vec<pb::Mount>) -> pb::ExecOp {
+pub(crate) fn exec(meta: pb::Meta, mounts: Vec<pb::Mount>) -> pb::ExecOp {
     pb::ExecOp {
         meta: Some(meta),
         mounts,
@@ -94,20 +94,20 @@ fn exec(meta: pb::Meta, mounts: Vec<pb::Mount>) -> pb::ExecOp {
     }
 }
 
-fn run_op(op: pb::ExecOp, inputs: &[&Edge]) -> Edge {
+pub(crate) fn run_op(op: pb::ExecOp, inputs: &[&Edge]) -> Edge {
     vertex(Op::Exec(op), inputs, Some(platform()))
 }
 
-fn run(command: &str, mounts: Vec<pb::Mount>, inputs: &[&Edge]) -> Edge {
+pub(crate) fn run(command: &str, mounts: Vec<pb::Mount>, inputs: &[&Edge]) -> Edge {
     let mounts = std::iter::once(root()).chain(mounts).collect();
     run_op(exec(meta(command), mounts), inputs)
 }
 
-fn file_op(actions: Vec<pb::FileAction>, inputs: &[&Edge]) -> Edge {
+pub(crate) fn file_op(actions: Vec<pb::FileAction>, inputs: &[&Edge]) -> Edge {
     vertex(Op::File(pb::FileOp { actions }), inputs, None)
 }
 
-fn action(input: i64, secondary: i64, output: i64, action: Action) -> pb::FileAction {
+pub(crate) fn action(input: i64, secondary: i64, output: i64, action: Action) -> pb::FileAction {
     pb::FileAction {
         input,
         secondary_input: secondary,
@@ -116,7 +116,7 @@ fn action(input: i64, secondary: i64, output: i64, action: Action) -> pb::FileAc
     }
 }
 
-fn make_file(path: &str, data: &[u8]) -> pb::FileActionMkFile {
+pub(crate) fn make_file(path: &str, data: &[u8]) -> pb::FileActionMkFile {
     pb::FileActionMkFile {
         path: path.to_owned(),
         mode: 0o644,
@@ -126,14 +126,14 @@ fn make_file(path: &str, data: &[u8]) -> pb::FileActionMkFile {
     }
 }
 
-fn file(path: &str, data: &[u8]) -> Edge {
+pub(crate) fn file(path: &str, data: &[u8]) -> Edge {
     file_op(
         vec![action(-1, -1, 0, Action::Mkfile(make_file(path, data)))],
         &[],
     )
 }
 
-fn copy(from: &str, to: &str) -> pb::FileActionCopy {
+pub(crate) fn copy(from: &str, to: &str) -> pb::FileActionCopy {
     pb::FileActionCopy {
         src: from.to_owned(),
         dest: to.to_owned(),
