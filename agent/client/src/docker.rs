@@ -1,13 +1,20 @@
-//! Docker on this machine, as a place to load images into.
+//! Docker as a place to load images into: on this machine, or on another one.
+//!
+//! Through ssh it is reached as the docker command does it: `ssh HOST docker system dial-stdio`, with the user's own
+//! ssh and its configuration.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::Stdio;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -23,6 +30,8 @@ pub enum DockerEngine {
     Unix(PathBuf),
     /// On a port, without TLS.
     Tcp(String),
+    /// On a machine that is reached by ssh: `[user@]host[:port]`, and its socket's path if it isn't the usual one.
+    Ssh(String),
 }
 
 /// An image on its way into Docker.
@@ -54,9 +63,13 @@ impl DockerEngine {
         match host.split_once("://") {
             Some(("unix", path)) => Ok(Self::Unix(path.into())),
             Some(("tcp" | "http", address)) => Ok(Self::Tcp(address.to_owned())),
+            // What begins with a dash would be an option of ssh.
+            Some(("ssh", address)) if !address.is_empty() && !address.starts_with('-') => {
+                Ok(Self::Ssh(address.to_owned()))
+            }
             _ => Err(Error::Docker {
                 address: host.to_owned(),
-                reason: "only unix:// and tcp:// addresses can be loaded into".to_owned(),
+                reason: "want unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST".to_owned(),
             }),
         }
     }
@@ -75,6 +88,10 @@ impl DockerEngine {
                 Err(error) => Err(error),
             },
             Self::Tcp(address) => match TcpStream::connect(address).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(error),
+            },
+            Self::Ssh(address) => match ssh(address) {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => Err(error),
             },
@@ -190,7 +207,78 @@ impl std::fmt::Display for DockerEngine {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Ssh(address) => write!(f, "ssh://{address}"),
         }
+    }
+}
+
+/// The docker command of another machine, which passes bytes to its Docker. It ends with its stream.
+fn ssh(address: &str) -> std::io::Result<Command> {
+    let (host, socket) = match address.split_once('/') {
+        Some((host, socket)) => (host, format!("/{socket}")),
+        None => (address, String::new()),
+    };
+    let mut arguments = vec!["-T", "-o", "ConnectTimeout=30"];
+    let (host, port) = match host.rsplit_once(':') {
+        Some((host, port)) => (host, port),
+        None => (host, ""),
+    };
+    if !port.is_empty() {
+        arguments.extend(["-p", port]);
+    }
+    arguments.extend(["--", host, "docker"]);
+    let socket = (socket.len() > 1).then(|| format!("unix://{socket}"));
+    if let Some(socket) = &socket {
+        arguments.extend(["--host", socket]);
+    }
+    arguments.extend(["system", "dial-stdio"]);
+    let mut child = tokio::process::Command::new("ssh")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // What ssh says of itself is for the user.
+        .kill_on_drop(true)
+        .spawn()?;
+    let missing = || std::io::Error::other("ssh without its streams");
+    Ok(Command {
+        stdin: child.stdin.take().ok_or_else(missing)?,
+        stdout: child.stdout.take().ok_or_else(missing)?,
+        _child: child,
+    })
+}
+
+/// A command as a stream.
+struct Command {
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    _child: Child,
+}
+
+impl AsyncRead for Command {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Command {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stdin).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stdin).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stdin).poll_shutdown(cx)
     }
 }
 
@@ -250,6 +338,14 @@ mod tests {
         let engine = DockerEngine::Unix(directory.path().join("no.sock"));
         let error = engine.load().await.map(drop).unwrap_err();
         assert!(error.to_string().contains("no Docker answers"), "{error}");
-        assert!(DockerEngine::parse("ssh://host").is_err());
+        for refused in [
+            "npipe:////./pipe/docker",
+            "ssh://",
+            "ssh://-oProxyCommand=x",
+        ] {
+            assert!(DockerEngine::parse(refused).is_err(), "{refused}");
+        }
+        let there = DockerEngine::parse("ssh://me@host:22/run/d.sock").unwrap();
+        assert_eq!(there.to_string(), "ssh://me@host:22/run/d.sock");
     }
 }

@@ -1,9 +1,10 @@
 //! Docker on this machine: images loaded into a real one, and a builder for its command.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use kiln_harness::{Bed, Buildx, Context, Engine, KilndOptions, Run, Stage};
 
 use super::run;
@@ -49,6 +50,29 @@ pub(super) fn loads_into_docker(bed: &Bed) -> Result<()> {
             let ran = docker(&["run", "--rm", "--network=none", name, "sh", "-c", script])?;
             ensure!(ran.stdout == "b-in-docker\n", "{}", ran.transcript());
         }
+        // A Docker that is reached by ssh, which here goes no further than this machine.
+        let programs = stage.path("programs");
+        let cli = bed.tools.docker();
+        let cli = cli.parent().context("a directory")?;
+        fs::create_dir_all(&programs)?;
+        let script = format!(
+            "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\n[ \"$2\" = me@there ] || exit 255\nshift 2\n\
+             PATH={}:$PATH DOCKER_HOST={address} exec \"$@\"\n",
+            cli.display()
+        );
+        fs::write(programs.join("ssh"), script)?;
+        fs::set_permissions(programs.join("ssh"), fs::Permissions::from_mode(0o755))?;
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
+        bed.on_kilnd(Buildx::New, KilndOptions::default(), |stage| {
+            let mut build = stage.kiln_build(&context, &["--load", "-t", "kiln/far:1"])?;
+            build.env("PATH", &path).env("DOCKER_HOST", "ssh://me@there:2222");
+            run(&mut build)?.succeeds()?.says(&["Docker has kiln/far:1"])?;
+            build = stage.kiln_build(&context, &["--load", "-t", "kiln/far:1"])?;
+            build.env("PATH", &path).env("DOCKER_HOST", "ssh://nobody@there");
+            run(&mut build)?.fails()?.says(&["docker at ssh://nobody@there"])?;
+            Ok(())
+        })?;
+        docker(&["image", "rm", "kiln/far:1"])?;
         // Without a name it is there by its id.
         let builder = format!("docker://{socket}");
         let arguments = ["--builder", &builder, "-q"];

@@ -166,8 +166,6 @@ pub(super) fn keeps_logins_with_a_helper(stage: &mut Stage<'_>) -> Result<()> {
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
     let docker = stage.path("home/docker");
     fs::create_dir_all(&docker)?;
-    let config = serde_json::json!({"credHelpers": {(host.as_str()): "file"}});
-    fs::write(docker.join("config.json"), config.to_string())?;
     let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
     let with_helper = |arguments: &[&str]| -> Result<Command> {
         let mut command = stage.kiln(arguments)?;
@@ -175,23 +173,30 @@ pub(super) fn keeps_logins_with_a_helper(stage: &mut Stage<'_>) -> Result<()> {
         Ok(command)
     };
     let login = ["login", &host, "-u", "me", "--password-stdin"];
-    log_in(with_helper(&login)?, "right\n", 0, "Login succeeded")?;
-    ensure!(fs::read_to_string(&kept)?.contains("\"Secret\":\"right\""));
     registry.push_guarded()?;
-    run(&mut with_helper(&[
-        "pull",
-        "-q",
-        &registry.image("busybox:latest"),
-    ])?)?
-    .succeeds()?;
-    Run::of(&mut with_helper(&["logout", &host])?)?.succeeds()?;
-    ensure!(!kept.exists());
-    run(&mut with_helper(&[
-        "pull",
-        "-q",
-        &registry.image("busybox:latest"),
-    ])?)?
-    .fails()?;
+    // Of this registry, and of all that have none of their own.
+    for config in [
+        serde_json::json!({"credHelpers": {(host.as_str()): "file"}}),
+        serde_json::json!({"credsStore": "file"}),
+    ] {
+        fs::write(docker.join("config.json"), config.to_string())?;
+        log_in(with_helper(&login)?, "right\n", 0, "Login succeeded")?;
+        ensure!(fs::read_to_string(&kept)?.contains("\"Secret\":\"right\""));
+        run(&mut with_helper(&[
+            "pull",
+            "-q",
+            &registry.image("busybox:latest"),
+        ])?)?
+        .succeeds()?;
+        Run::of(&mut with_helper(&["logout", &host])?)?.succeeds()?;
+        ensure!(!kept.exists());
+        run(&mut with_helper(&[
+            "pull",
+            "-q",
+            &registry.image("busybox:latest"),
+        ])?)?
+        .fails()?;
+    }
     // One that isn't installed is named.
     log_in(
         stage.kiln(&login)?,
