@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use kiln_controller::view::{
-    BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart, CacheMount,
-    CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun, Image, ImageDetail, MachineSettings, MachineStatus,
-    Plan, Policy, Registry, TestStep, ToolState, Transfer, WatchState,
+    BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart,
+    CacheMount, CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun,
+    Image, ImageDetail, MachineSettings, MachineStatus, Plan, Policy, Registry, TestStep,
+    ToolState, Transfer, WatchState,
 };
 use kiln_controller::{AppSettings, Controller, Failure};
 use tauri::async_runtime::{JoinHandle, spawn};

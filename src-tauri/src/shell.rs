@@ -89,11 +89,11 @@ pub fn troubles(app: &AppHandle, controller: &Controller) {
 /// Close hides where the settings say so; what is dropped goes to the form of a new build.
 pub fn window_event(window: &Window, event: &WindowEvent) {
     match event {
-        WindowEvent::CloseRequested { api, .. } => {
-            if window.state::<Controller>().settings().close_to_tray {
-                api.prevent_close();
-                let _ = window.hide();
-            }
+        WindowEvent::CloseRequested { api, .. }
+            if window.state::<Controller>().settings().close_to_tray =>
+        {
+            api.prevent_close();
+            let _ = window.hide();
         }
         WindowEvent::DragDrop(DragDropEvent::Drop { paths, .. }) => {
             if let Some(path) = paths.first() {

@@ -27,6 +27,7 @@ mod guest;
 mod layering;
 mod test;
 mod tidy;
+mod window;
 mod workspace;
 
 const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [PART…] [--slow]|bench [ROW…]|kilnd|deb [--debug]|guest [--update|--again] [--kilnd FILE]|tidy";

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{KILND, run as cargo, target};
-use crate::{guest, workspace};
+use crate::{guest, window, workspace};
 
 /// The variable that tells the harness which `kiln`.
 const CLI: &str = "KILN_CLI";
@@ -45,7 +45,7 @@ const fn part(
     }
 }
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     part(
         "screens",
         "the app's screens: types, components, the built pages in Chromium",
@@ -73,6 +73,11 @@ const PARTS: [Part; 10] = [
         "crash",
         "kills, power cuts, full disks, damaged state",
         crash,
+    ),
+    part(
+        "window",
+        "the app: lints, its real window under Xvfb, the Debian package",
+        app,
     ),
     part("notes", "the case of the notes", notes),
     Part {
@@ -206,6 +211,12 @@ fn crash(root: &Path, amount: Amount) -> Result<()> {
     }
 }
 
+fn app(root: &Path, _: Amount) -> Result<()> {
+    modules(root)?;
+    npm(root, &["run", "build"])?;
+    window::test(root, Path::new(&kilnd(root)?))
+}
+
 fn notes(root: &Path, _: Amount) -> Result<()> {
     end_to_end(root, "slow", &[])
 }
@@ -246,7 +257,7 @@ fn cli() -> Result<String> {
 }
 
 /// The packages of the screens, as their lock file has them.
-fn modules(root: &Path) -> Result<()> {
+pub(crate) fn modules(root: &Path) -> Result<()> {
     let version = Command::new("node").arg("--version").output();
     let version = version.context("node doesn't start: the screens need Node 20.19 or newer")?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
@@ -265,7 +276,8 @@ fn is_new_enough(version: &str) -> bool {
     }
 }
 
-fn npm(root: &Path, arguments: &[&str]) -> Result<()> {
+/// Runs npm for the screens.
+pub(crate) fn npm(root: &Path, arguments: &[&str]) -> Result<()> {
     let directory: PathBuf = root.join("ui");
     let status = Command::new("npm")
         .args(arguments)

@@ -8,10 +8,13 @@ Commands are lines of JSON on standard input, answers are lines of JSON on stand
   {"do": "notices"}                   [[id, title, body], …]
   {"do": "act", "id": N}              as a click on the notification
   {"do": "run", "command": [P, …]}    runs it to its end in the same session: its status
+  {"do": "output", "command": [P, …]} the same: what it prints
+  {"do": "keyring"}                   GNOME's keyring, unlocked: a real Secret Service
   {"do": "leave"}                     takes the keyboard from all windows: without a window manager the one below the
                                       pointer would have it for ever
+  {"do": "windows"}                   titles of the windows that can be seen
+  {"do": "close", "title": T}         as a click on the window's closing button: true if there was such a window
 """
-import ctypes
 import json
 import subprocess
 import sys
@@ -20,6 +23,7 @@ import dbus
 import dbus.mainloop.glib
 import dbus.service
 from gi.repository import GLib
+from Xlib import X, display, error, protocol
 
 ITEM = "org.kde.StatusNotifierItem"
 MENU = "com.canonical.dbusmenu"
@@ -86,25 +90,65 @@ def menu():
     return items, proxy
 
 
+def windows(screen):
+    """Windows that can be seen and that a desktop would frame, with their titles."""
+    for window in screen.screen().root.query_tree().children:
+        try:
+            if window.get_attributes().map_state == X.IsViewable and window.get_wm_name():
+                yield window, window.get_wm_name()
+        except error.BadWindow:
+            pass  # It has just gone.
+
+
 def leave():
     """No window has the keyboard."""
-    x11 = ctypes.CDLL("libX11.so.6")
-    x11.XOpenDisplay.restype = ctypes.c_void_p
-    display = ctypes.c_void_p(x11.XOpenDisplay(None))
-    nobody, then, now = ctypes.c_ulong(0), ctypes.c_int(0), ctypes.c_ulong(0)
-    x11.XSetInputFocus(display, nobody, then, now)
-    x11.XCloseDisplay(display)
+    screen = display.Display()
+    screen.set_input_focus(X.NONE, X.RevertToNone, X.CurrentTime)
+    screen.close()
     return True
+
+
+def titles():
+    screen = display.Display()
+    found = [title for _, title in windows(screen)]
+    screen.close()
+    return found
+
+
+def close(wanted):
+    """Asks a window to close, as a window manager does."""
+    screen = display.Display()
+    protocols, delete = screen.intern_atom("WM_PROTOCOLS"), screen.intern_atom("WM_DELETE_WINDOW")
+    found = [window for window, title in windows(screen) if title == wanted]
+    for window in found:
+        message = protocol.event.ClientMessage(window=window, client_type=protocols, data=(32, [delete, X.CurrentTime, 0, 0, 0]))
+        window.send_event(message)
+    screen.close()
+    return bool(found)
+
+
+def keyring():
+    """The password, an empty line, makes the login keyring and unlocks it."""
+    command = ["gnome-keyring-daemon", "--unlock", "--components=secrets"]
+    return subprocess.run(command, input=b"\n", stdout=subprocess.DEVNULL, timeout=120).returncode == 0
 
 
 def answer(request):
     what = request["do"]
     if what == "leave":
         return leave()
+    if what == "windows":
+        return titles()
+    if what == "close":
+        return close(request["title"])
+    if what == "keyring":
+        return keyring()
     if what == "notices":
         return Notes.seen
     if what == "run":
-        return subprocess.run(request["command"], stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=60).returncode
+        return subprocess.run(request["command"], stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=120).returncode
+    if what == "output":
+        return subprocess.run(request["command"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120, text=True).stdout
     if what == "act":
         notes.ActionInvoked(dbus.UInt32(request["id"]), "default")
         return True
@@ -124,8 +168,8 @@ def line(source, condition):
         return False
     try:
         reply = answer(json.loads(text))
-    except dbus.DBusException as error:
-        reply = {"error": str(error)}
+    except Exception as failure:  # The test has to hear of it, whatever it is.
+        reply = {"error": f"{type(failure).__name__}: {failure}"}
     print(json.dumps(reply), flush=True)
     return True
 

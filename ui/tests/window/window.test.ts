@@ -1,19 +1,13 @@
 // What people do first, in the real window, on a real machine with the native driver. Each test goes on where the one
 // before it ended.
-import { copyFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Window } from "./bed";
 
-const kept = new URL(process.env.KILN_PICTURES ? "../../../docs/screenshots/" : "../../node_modules/.cache/screenshots/", import.meta.url);
-const pictures = fileURLToPath(kept);
 const app = new Window();
 const BASE = "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/sleep\n";
-const go = (title: string): Promise<void> => app.click(`//nav//a[contains(., '${title}')]`);
-const press = (words: string): Promise<void> => app.click(`//button[contains(normalize-space(), '${words}')]`);
 
 beforeAll(async () => {
-  mkdirSync(pictures, { recursive: true });
   app.write("src/shop/Dockerfile", `${BASE}RUN echo baked\n`);
   copyFileSync("/bin/busybox", app.at("src/shop/busybox"));
   await app.open();
@@ -21,7 +15,7 @@ beforeAll(async () => {
 afterAll(() => app.close());
 
 test("the first run offers to start the machine, and starts it", async () => {
-  await press("Start the machine");
+  await app.press("Start the machine");
   await app.see("No builds yet");
 });
 
@@ -34,30 +28,30 @@ test("a build by stock buildx lands in history, with its log", async () => {
   await app.see("Built in");
   await app.click("//button[@role='tab'][contains(., 'Logs')]");
   await app.see("baked");
-  await app.picture(`${pictures}window-logs.png`);
+  await app.picture("window-logs");
 });
 
 test("a failing build opens on its line", async () => {
   app.write("src/shop/Dockerfile", `${BASE}RUN echo almost && exit 3\n`);
   expect(app.buildx("build", app.at("src/shop")).status).not.toBe(0);
-  await go("Builds");
+  await app.go("Builds");
   await app.see("2 builds");
   await app.click("(//a[.//span[text()='shop']])[1]");
   await app.see("exit 3");
   await app.see("line 4");
   await app.see("almost");
-  await app.picture(`${pictures}window-error.png`);
+  await app.picture("window-error");
 });
 
 test("a build by stock buildx is seen at work, in the tray too, and cancelled", async () => {
   app.write("src/slow/Dockerfile", `${BASE}RUN sleep 600\n`);
   copyFileSync("/bin/busybox", app.at("src/slow/busybox"));
   const build = app.startBuildx("build", app.at("src/slow"));
-  await go("Builds");
+  await app.go("Builds");
   await app.see("RUN sleep 600");
   await app.until("the tray's line", async () => (await app.desktop<string[] | null>({ do: "menu" }))?.some((line) => /^slow – \d+ %$/.test(line)));
-  await app.picture(`${pictures}window-running.png`);
-  await press("Cancel");
+  await app.picture("window-running");
+  await app.press("Cancel");
   expect(await build).not.toBe(0);
   await app.see("3 builds");
   await app.see("Cancelled");
@@ -67,13 +61,13 @@ test("a folder is built from the form, into an image", async () => {
   app.write("src/shop/Dockerfile", `${BASE}ARG GREETING=hello\nRUN echo "$GREETING"\n`);
   await app.click("//a[normalize-space()='New build']");
   await app.type("folder", app.at("src/shop"));
-  await press("Read");
+  await app.press("Read");
   await app.type("arg-GREETING", "salut");
   await app.click("//label[contains(., 'Keep in Kiln')]");
   await app.type("tags", "shop:dev");
-  await press("Keep in the tray");
+  await app.press("Keep in the tray");
   await app.see("The tray offers “Build shop”.");
-  await app.picture(`${pictures}window-new.png`);
+  await app.picture("window-new");
   await app.click("//button[normalize-space()='Build']");
   await app.see("Built shop:dev in");
   await app.click("//button[@role='tab'][contains(., 'Logs')]");
@@ -81,39 +75,37 @@ test("a folder is built from the form, into an image", async () => {
 });
 
 test("the image has another name, and is removed with what it frees", async () => {
-  await go("Images");
+  await app.go("Images");
   await app.click("//button[normalize-space()='shop:dev']");
-  await app.until("the field for a name", () =>
-    app.script(`const e = document.querySelector("input[aria-label='New name']"); if (!e) return false; e.value = "shop:best"; e.dispatchEvent(new Event("input", { bubbles: true })); return true;`),
-  );
-  await press("Add name");
+  await app.type("input[aria-label='New name']", "shop:best");
+  await app.press("Add name");
   await app.see("also shop:dev");
-  await app.picture(`${pictures}window-image.png`);
+  await app.picture("window-image");
   await app.click("//aside//button[normalize-space()='Remove…']");
-  await press("Remove, and free");
+  await app.press("Remove, and free");
   await app.see("No images yet");
 });
 
 test("the cache is pruned after a look at what goes", async () => {
-  await go("Cache");
+  await app.go("Cache");
   await app.see("What it is");
-  await press("Free up space…");
+  await app.press("Free up space…");
   await app.type("keep", "0");
   await app.until("the plan", async () => /\d+ records? would go/.test(await app.text()));
-  await app.picture(`${pictures}window-plan.png`);
+  await app.picture("window-plan");
   await app.click("//div[@role='dialog']//button[starts-with(normalize-space(), 'Free up')]");
   await app.see("Freed");
-  await press("Close");
+  await app.press("Close");
 });
 
 test("a setting is kept, and an edit of the file is taken up", async () => {
   const theme = (wanted: string): Promise<unknown> => app.until(`the theme ${wanted}`, async () => (await app.script("return document.documentElement.dataset.theme")) === wanted);
   const file = (): string => (existsSync(app.at("c/desktop.json")) ? readFileSync(app.at("c/desktop.json"), "utf8") : "");
-  await go("Settings");
-  await press("Dark");
+  await app.go("Settings");
+  await app.press("Dark");
   await app.until("the file", () => Promise.resolve(file().includes('"theme": "dark"')));
   await theme("dark");
-  await app.picture(`${pictures}window-settings.png`);
+  await app.picture("window-settings");
   app.write("c/desktop.json", file().replace('"dark"', '"light"'));
   await theme("light");
   await app.click("//label[contains(., 'Start in the tray when you log in')]");
@@ -123,7 +115,7 @@ test("a setting is kept, and an edit of the file is taken up", async () => {
 test("the tray builds what it was given, and the desktop is told of a failure that leads to the build", async () => {
   app.write("src/shop/Dockerfile", `${BASE}RUN exit 4\n`);
   await app.desktop({ do: "leave" });
-  expect(await app.desktop({ do: "click", label: "Build shop" })).toBe(true);
+  await app.tray("Build shop");
   type Note = [number, string, string];
   const note = await app.until("the notification", async () => (await app.desktop<Note[]>({ do: "notices" })).find(([, title, body]) => title === "shop failed" && body.includes("exit code: 4")));
   await app.desktop({ do: "act", id: note[0] });
@@ -131,13 +123,12 @@ test("the tray builds what it was given, and the desktop is told of a failure th
 });
 
 test("a second start hands its link to the window that is there", async () => {
-  const desktop = process.env.KILN_DESKTOP ?? "";
-  expect(await app.desktop({ do: "run", command: [desktop, "kiln://machine"] })).toBe(0);
+  expect(await app.desktop({ do: "run", command: [app.program, "kiln://machine"] })).toBe(0);
   await app.see("Sockets");
 });
 
 test("the tray stops the machine", async () => {
-  expect(await app.desktop({ do: "click", label: "Stop the machine" })).toBe(true);
+  await app.tray("Stop the machine");
   await app.see("It starts by itself when a tool connects");
   await app.until("the tray to say so", async () => (await app.desktop<string[]>({ do: "menu" })).includes("The machine is stopped"));
 });
