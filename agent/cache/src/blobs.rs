@@ -45,7 +45,10 @@ impl Shared {
         rewrite: Rewrite<'_>,
         asker: Asker<'_>,
     ) -> Result<Vec<LayerBlob>> {
-        self.settle_view(record).await?;
+        if create {
+            // What only asks leaves the files with the mutable record, or its next use would begin with none.
+            self.settle_view(record).await?;
+        }
         let owners = blob_owners(record);
         let tasks = owners
             .iter()

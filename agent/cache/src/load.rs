@@ -4,16 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kiln_ids::RefId;
+use kiln_store::Recovery;
 
 use crate::persist::{LineageRow, Rows, StoredRecord};
 use crate::record::{BlobVariant, Layer, Lineage, Record};
 use crate::shared::{Shared, State};
-use crate::{RecordOptions, Result, persist};
+use crate::{RecordOptions, Result, UsageKind, persist};
 
 /// Fills the maps from the database. Rows that promise files or blobs that are gone go, too (the removal of files may
 /// have reached the disk before that of their rows did), then records whose parents or files are gone, and snapshots
-/// that no record names.
-pub(crate) fn load(shared: &Arc<Shared>) -> Result<()> {
+/// that no record names. After a power cut clients' directories go as well: files may have changed on the disk
+/// whose mark of that was still on its way there, and a hash tree would tell of the files before.
+pub(crate) fn load(shared: &Arc<Shared>, recovery: Recovery) -> Result<()> {
     let mut rows = shared.db.read_blocking(persist::read_all)?;
     let on_disk: HashSet<String> = shared.snapshots.ids()?.into_iter().collect();
     forget_lost(shared, &mut rows, &on_disk);
@@ -26,6 +28,7 @@ pub(crate) fn load(shared: &Arc<Shared>) -> Result<()> {
             .map(|stored| (stored.id.clone(), stored))
             .collect(),
         dropped: Vec::new(),
+        crashed: matches!(recovery, Recovery::Crashed { .. }),
     };
     let mut state = shared.lock();
     let ids: Vec<RefId> = loader.waiting.keys().cloned().collect();
@@ -50,6 +53,14 @@ pub(crate) fn load(shared: &Arc<Shared>) -> Result<()> {
         .filter_map(|record| record.layer.as_ref())
         .map(|layer| layer.snapshot.as_str())
         .collect();
+    // A record that was used again has a newer epoch than what is known of its layer, which outlives it then.
+    let unnamed = loader.layers.into_keys();
+    let unnamed: Vec<String> = unnamed
+        .filter(|snapshot| !named.contains(snapshot.as_str()))
+        .collect();
+    if !unnamed.is_empty() || recovery != Recovery::Clean {
+        persist::delete_unnamed(&shared.db, unnamed);
+    }
     for snapshot in on_disk.iter().filter(|id| !named.contains(id.as_str())) {
         shared.snapshots.remove(snapshot)?;
     }
@@ -102,6 +113,7 @@ struct Loader<'a> {
     layers: HashMap<String, Arc<Layer>>,
     waiting: HashMap<RefId, StoredRecord>,
     dropped: Vec<(RefId, Option<String>)>,
+    crashed: bool,
 }
 
 impl Loader<'_> {
@@ -142,6 +154,10 @@ impl Loader<'_> {
             size,
         } = stored;
         let owned = row.layer.clone().filter(|_| row.owns_layer);
+        if self.crashed && row.mutable && kind == UsageKind::SourceLocal {
+            self.dropped.push((id, owned));
+            return;
+        }
         let Some(lineage) = lineage(state, &row.lineage) else {
             self.dropped.push((id, owned));
             return;

@@ -47,8 +47,8 @@ impl CacheManager {
             values_queued: 0.into(),
             values_flushed: 0.into(),
         });
-        let loading = Arc::clone(&shared);
-        tokio::task::spawn_blocking(move || crate::load::load(&loading))
+        let (loading, recovery) = (Arc::clone(&shared), root.recovery());
+        tokio::task::spawn_blocking(move || crate::load::load(&loading, recovery))
             .await
             .map_err(|_| Error::Cancelled)??;
         Ok(Self { shared })

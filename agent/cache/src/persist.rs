@@ -221,6 +221,23 @@ pub(crate) fn delete_layer_rows(db: &Database, layers: Vec<String>, blobs: Vec<(
     });
 }
 
+/// Removes what rows say of layers that no record names, and values of records that aren't there.
+pub(crate) fn delete_unnamed(db: &Database, layers: Vec<String>) {
+    db.enqueue(move |tx| {
+        for layer in layers {
+            tx.prepare_cached("DELETE FROM cache_layers WHERE snapshot = ?1")?
+                .execute([&layer])?;
+            tx.prepare_cached("DELETE FROM cache_blobs WHERE snapshot = ?1")?
+                .execute([&layer])?;
+        }
+        tx.execute(
+            "DELETE FROM cache_values WHERE record NOT IN (SELECT id FROM cache_records)",
+            (),
+        )
+        .map(drop)
+    });
+}
+
 /// All rows, as the start reads them.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {

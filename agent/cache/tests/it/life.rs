@@ -52,6 +52,26 @@ async fn layers_stack_and_their_blobs_say_what_changed() {
 }
 
 #[tokio::test]
+async fn a_question_for_blobs_leaves_a_context_its_files() {
+    let f = Fixture::new().await;
+    let options = RecordOptions {
+        retain: true,
+        kind: UsageKind::SourceLocal,
+        ..RecordOptions::described("context")
+    };
+    let context = f.cache.new_mutable(None, options).await.unwrap();
+    let id = context.id().clone();
+    fs::write(context.root_path().unwrap().join("a"), "1").unwrap();
+    let view = context.commit(RecordOptions::default()).await.unwrap();
+    let found = view.blobs(&gzip(), false, &[], &silent()).await.unwrap();
+    assert!(found.is_empty());
+    drop(view);
+    let next = f.cache.get_mutable(&id).await.unwrap();
+    let next = next.expect("the next build brings it up to date");
+    assert!(next.root_path().unwrap().join("a").exists());
+}
+
+#[tokio::test]
 async fn compressions_are_kept_side_by_side() {
     let f = Fixture::new().await;
     let state = f

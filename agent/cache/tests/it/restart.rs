@@ -167,4 +167,41 @@ async fn a_parent_that_is_gone_takes_its_children_along() {
     let f = f.reopen().await;
     assert!(f.cache.usage().await.unwrap().is_empty());
     assert!(f.snapshots.ids().unwrap().is_empty());
+    assert_eq!(rows_of_layers(&f).await, 0, "of either");
+}
+
+async fn rows_of_layers(f: &Fixture) -> u64 {
+    let count = "SELECT count(*) FROM cache_layers";
+    let database = f.root.db();
+    let count = database.write(move |tx| tx.query_row(count, (), |row| row.get(0)));
+    count.await.unwrap()
+}
+
+/// Its files may have changed on the disk while the mark of that was still on its way there.
+#[tokio::test]
+async fn after_a_power_cut_a_context_begins_with_nothing() {
+    let f = Fixture::new().await;
+    let options = RecordOptions {
+        retain: true,
+        kind: UsageKind::SourceLocal,
+        ..RecordOptions::described("context")
+    };
+    let context = f.cache.new_mutable(None, options).await.unwrap();
+    let id = context.id().clone();
+    fs::write(context.root_path().unwrap().join("a"), "1").unwrap();
+    drop(context.commit(RecordOptions::default()).await.unwrap());
+    let f = f.reopen().await;
+    let kept = f.cache.get_mutable(&id).await.unwrap();
+    assert!(kept.is_some(), "the daemon alone was killed");
+    drop(kept);
+    f.root.epochs().barrier().await.unwrap();
+    let another_boot = "UPDATE epoch_state SET boot_id = 'another'";
+    let database = f.root.db();
+    let written = database.write(move |tx| tx.execute(another_boot, ()));
+    written.await.unwrap();
+    drop(database);
+    let f = f.reopen().await;
+    assert!(f.cache.get_mutable(&id).await.unwrap().is_none());
+    assert!(f.snapshots.ids().unwrap().is_empty());
+    assert_eq!(rows_of_layers(&f).await, 0);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use kiln_client::{Attachments, SolveOptions};
 use kiln_e2e::Scenario;
-use kiln_harness::{Context, Stage};
+use kiln_harness::{Context, Run, Stage};
 use kiln_llb::{Edge, VertexOptions};
 use kiln_proto::pb;
 use pb::op::Op;
@@ -18,6 +18,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "a_change_runs_what_depends_on_it",
         a_change_runs_what_depends_on_it,
     ),
+    Scenario::new("only_what_changed_is_sent", only_what_changed_is_sent),
     Scenario::new("times_of_files_do_not_matter", times_of_files_do_not_matter),
     Scenario::new(
         "same_contents_elsewhere_are_cached",
@@ -59,6 +60,27 @@ fn nothing_changed_is_cached(stage: &mut Stage<'_>) -> Result<()> {
         second.is_cached(step)?;
     }
     ensure!(second.cached_steps() == 5, "{}", second.transcript());
+    Ok(())
+}
+
+fn only_what_changed_is_sent(stage: &mut Stage<'_>) -> Result<()> {
+    let context = Context::new("FROM scratch\nCOPY . /\n")?;
+    context
+        .put("large", "x".repeat(2_000_000))?
+        .put("small", "1")?;
+    let sent_megabytes = |run: &Run| {
+        let transcript = run.transcript();
+        let mut lines = transcript.lines();
+        lines.any(|line| line.contains("transferring context: ") && line.contains("MB"))
+    };
+    let first = stage.build(&context, &[])?.succeeds()?;
+    ensure!(sent_megabytes(&first), "{}", first.transcript());
+    for word in ["2", "3"] {
+        context.put("small", word)?;
+        let run = stage.build(&context, &[])?.succeeds()?;
+        run.is_run("COPY . /")?;
+        ensure!(!sent_megabytes(&run), "{}", run.transcript());
+    }
     Ok(())
 }
 
