@@ -11,6 +11,7 @@ use kiln_content::{ContentStore, ImageTable};
 use kiln_ids::RefId;
 use kiln_store::StateRoot;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use crate::plans::Plans;
 use crate::policies::Policies;
@@ -41,6 +42,7 @@ pub struct Collector {
     turn: Arc<tokio::sync::Mutex<()>>,
     plans: Arc<Plans>,
     policies: Arc<Policies>,
+    ended: Arc<Notify>,
 }
 
 impl Collector {
@@ -56,7 +58,13 @@ impl Collector {
             turn: Arc::default(),
             plans: Arc::default(),
             policies: Arc::default(),
+            ended: Arc::default(),
         }
+    }
+
+    /// Waits for a run to end that removed something, or returns at once if one has ended since the last call.
+    pub async fn run_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// Who knows whether a build runs. Without, blobs that nobody names are left alone.
@@ -199,6 +207,7 @@ impl Collector {
         };
         let run = run.end().await?;
         if records > 0 {
+            self.ended.notify_one();
             self.shrink_database().await?;
         }
         let after_run = self.after_run.read().clone();

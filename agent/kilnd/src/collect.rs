@@ -1,5 +1,5 @@
 //! Garbage collection by itself: some time after a build, or when the disk fills up during one; not more often
-//! than once a minute.
+//! than once a minute. And memory that a burst of work needed goes back to the system once nothing runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// How often the disk is looked at while builds run, and what part of it must be free.
 const LOOK: Duration = Duration::from_secs(10);
 const LOW_PERCENT: u64 = 5;
+/// Memory is given back when nothing has ended for so long: the next build of a burst would ask for it again.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// The policies of this daemon: the configuration's with what flags say instead.
 pub(crate) fn policies(settings: &Settings) -> anyhow::Result<InForce> {
@@ -54,10 +56,12 @@ pub(crate) fn shown(policies: &[Policy]) -> Vec<GcPolicy> {
 
 /// Runs until `stop`.
 pub(crate) async fn run(engine: Engine, collector: Arc<Collector>, stop: CancellationToken) {
+    let quiet = Notify::new();
     let work = async {
         tokio::join!(
-            after_builds(&engine, &collector),
-            under_pressure(&engine, &collector)
+            after_builds(&engine, &collector, &quiet),
+            under_pressure(&engine, &collector),
+            give_memory_back(&engine, &collector, &quiet)
         );
     };
     tokio::select! {
@@ -68,11 +72,12 @@ pub(crate) async fn run(engine: Engine, collector: Arc<Collector>, stop: Cancell
 
 /// A moment after builds: records of builds go at once, since one may be large and it costs little; garbage is
 /// collected when the last time is long enough ago.
-async fn after_builds(engine: &Engine, collector: &Collector) {
+async fn after_builds(engine: &Engine, collector: &Collector, over: &Notify) {
     let ended = Notify::new();
     let forget = async {
         loop {
             engine.build_ended().await;
+            over.notify_one();
             tokio::time::sleep(AFTER_BUILD).await;
             if let Err(error) = engine.history().expire().await {
                 tracing::warn!(
@@ -96,6 +101,27 @@ async fn after_builds(engine: &Engine, collector: &Collector) {
         }
     };
     tokio::join!(forget, collect_in_turn);
+}
+
+/// Some time after the last build, or the last collection or prune that removed something.
+async fn give_memory_back(engine: &Engine, collector: &Collector, over: &Notify) {
+    loop {
+        tokio::select! {
+            () = over.notified() => {}
+            () = collector.run_ended() => {}
+        }
+        loop {
+            tokio::select! {
+                () = over.notified() => {}
+                () = collector.run_ended() => {}
+                () = tokio::time::sleep(QUIET) => break,
+            }
+        }
+        // The end of what still runs comes here again.
+        if engine.active() == 0 {
+            let _ = tokio::task::spawn_blocking(kiln_sys::heap::give_back).await;
+        }
+    }
 }
 
 /// A build that runs long may fill the disk before it ends.

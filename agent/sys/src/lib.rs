@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub mod environment;
+pub mod heap;
 pub mod inherit;
 pub mod launcher;
 pub mod memfd;
