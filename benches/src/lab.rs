@@ -1,12 +1,12 @@
 //! The two daemons, the registry between them, and the client that drives both.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kiln_client::Address;
-use kiln_harness::{Context, Kilnd, KilndOptions, Moby, Registry, Tools};
+use kiln_harness::{Context, Disk, Kilnd, KilndOptions, Moby, Registry, Tools};
 use tempfile::TempDir;
 
 use crate::null::NullDaemon;
@@ -24,9 +24,23 @@ pub(crate) struct Lab {
     _null_daemon: NullDaemon,
     kilnd_daemon: Kilnd,
     moby_daemon: Moby,
+    slow: OnceCell<Slow>,
     directory: TempDir,
     counter: Cell<u32>,
 }
+
+/// Two more daemons, whose state is on a slow disk.
+#[derive(Debug)]
+struct Slow {
+    kilnd: Side,
+    moby: Side,
+    _kilnd_daemon: Kilnd,
+    _moby_daemon: Moby,
+    _disk: Disk,
+}
+
+/// Of the slow disk, in MiB.
+const SLOW_DISK: u64 = 4096;
 
 /// One daemon with a client.
 #[derive(Debug)]
@@ -43,16 +57,8 @@ impl Lab {
         let kilnd_daemon = Kilnd::start(&registry, KilndOptions::default())?;
         let start_of_kilnd = started.elapsed();
         let moby_daemon = Moby::start(&tools, &registry, &[])?;
-        let kilnd = Side {
-            name: "kilnd",
-            client: Thin::new(Address::Unix(kilnd_daemon.socket().to_path_buf()))?,
-        };
-        // Straight to Docker's socket: the harness's relay would cost what is measured here.
-        let address = Address::Docker(moby_daemon.docker_socket().to_path_buf());
-        let moby = Side {
-            name: "BuildKit",
-            client: Thin::new(address)?,
-        };
+        let kilnd = Side::of_kilnd(&kilnd_daemon)?;
+        let moby = Side::of_moby(&moby_daemon)?;
         let directory = tempfile::Builder::new().prefix("bench-").tempdir()?;
         let socket = directory.path().join("null.sock");
         let null_daemon = NullDaemon::start(&socket)?;
@@ -70,8 +76,24 @@ impl Lab {
             start_of_kilnd,
             kilnd_daemon,
             moby_daemon,
+            slow: OnceCell::new(),
             directory,
             counter: Cell::new(0),
+        })
+    }
+
+    /// The same daemon as `side`, but with its state on a disk that takes so many writes a second.
+    pub(crate) fn on_slow_disk(&self, side: &Side, writes: u32) -> Result<&Side> {
+        if self.slow.get().is_none() {
+            let _ = self
+                .slow
+                .set(Slow::start(&self.tools, &self.registry, writes)?);
+        }
+        let slow = self.slow.get().context("just started")?;
+        Ok(if side.name == self.kilnd.name {
+            &slow.kilnd
+        } else {
+            &slow.moby
         })
     }
 
@@ -93,7 +115,43 @@ impl Lab {
     }
 }
 
+impl Slow {
+    fn start(tools: &Tools, registry: &Registry, writes: u32) -> Result<Self> {
+        let disk = Disk::new(SLOW_DISK)?;
+        let options = KilndOptions {
+            root: Some(disk.path().join("kilnd")),
+            ..KilndOptions::default()
+        };
+        let kilnd_daemon = Kilnd::start(registry, options)?;
+        let moby_daemon = Moby::start_on(tools, registry, &[], Some(&disk.path().join("moby")))?;
+        disk.limit_writes(writes)?;
+        Ok(Self {
+            kilnd: Side::of_kilnd(&kilnd_daemon)?,
+            moby: Side::of_moby(&moby_daemon)?,
+            _kilnd_daemon: kilnd_daemon,
+            _moby_daemon: moby_daemon,
+            _disk: disk,
+        })
+    }
+}
+
 impl Side {
+    fn of_kilnd(daemon: &Kilnd) -> Result<Self> {
+        Ok(Self {
+            name: "kilnd",
+            client: Thin::new(Address::Unix(daemon.socket().to_path_buf()))?,
+        })
+    }
+
+    fn of_moby(daemon: &Moby) -> Result<Self> {
+        // Straight to Docker's socket: the harness's relay would cost what is measured here.
+        let address = Address::Docker(daemon.docker_socket().to_path_buf());
+        Ok(Self {
+            name: "BuildKit",
+            client: Thin::new(address)?,
+        })
+    }
+
     /// Builds and gives the time that it took.
     pub(crate) fn build(&self, context: &Context, fate: Fate) -> Result<Duration> {
         self.client.build(context.path(), fate)

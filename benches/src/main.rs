@@ -55,6 +55,7 @@ fn run(wanted: &[String]) -> Result<()> {
     }
     let floor = measure::floor(&lab)?;
     let footprint = measure::footprint(&lab)?;
+    eprintln!("{}", report::weight_line(&footprint));
     let complete = wanted.is_empty();
     report::write(&lab, &results, &alone, floor, &footprint, complete)
 }

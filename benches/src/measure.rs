@@ -18,6 +18,16 @@ pub(crate) struct Measured {
     /// Median over the pairs of BuildKit's time divided by kilnd's: above 1 kilnd is faster.
     pub(crate) ratio: f64,
     pub(crate) pairs: usize,
+    /// kilnd's times in their order, for the terminal.
+    pub(crate) times: Vec<Duration>,
+    /// Of the machine, when the last pair was measured.
+    pub(crate) load: String,
+}
+
+/// How many tasks ran or waited for the disk, on average over the last minute.
+pub(crate) fn load() -> String {
+    let all = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    all.split(' ').next().unwrap_or("?").to_owned()
 }
 
 /// What the client alone costs: a build on a daemon that does nothing.
@@ -60,8 +70,10 @@ pub(crate) fn row(lab: &Lab, row: &Row) -> Result<Measured> {
         .collect();
     ratios.sort_by(f64::total_cmp);
     Ok(Measured {
+        times: kilnd.clone(),
         ratio: ratios[ratios.len() / 2],
         pairs: row.pairs,
+        load: load(),
         kilnd: median(kilnd),
         moby: median(moby),
     })
@@ -77,9 +89,13 @@ fn median(mut times: Vec<Duration>) -> Duration {
 pub(crate) struct Footprint {
     pub(crate) kilnd_binary: u64,
     pub(crate) moby_binaries: u64,
-    pub(crate) kilnd_resident: u64,
-    pub(crate) moby_resident: u64,
+    /// kilnd's and the real one's, right after the rows and when they had nothing to do for [`IDLE`].
+    pub(crate) resident: [u64; 2],
+    pub(crate) idle: [u64; 2],
 }
+
+/// After so long a daemon without work has given back what it doesn't need.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// Weighs both daemons after the rows.
 pub(crate) fn footprint(lab: &Lab) -> Result<Footprint> {
@@ -92,11 +108,14 @@ pub(crate) fn footprint(lab: &Lab) -> Result<Footprint> {
             moby_binaries += size(&directory.join(name)).unwrap_or(0);
         }
     }
+    let weigh = || [kilnd, moby].map(resident_with_children);
+    let resident = weigh();
+    std::thread::sleep(IDLE);
     Ok(Footprint {
         kilnd_binary: size(std::path::Path::new(&format!("/proc/{kilnd}/exe")))?,
         moby_binaries,
-        kilnd_resident: resident_with_children(kilnd),
-        moby_resident: resident_with_children(moby),
+        resident,
+        idle: weigh(),
     })
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Invariant: only what lies between the two markers is written; the words around it are people's.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::alone::Figure;
 use crate::lab::Lab;
-use crate::measure::{Footprint, Measured};
+use crate::measure::{Footprint, Measured, load};
 use crate::rows::Row;
 
 const BEGIN: &str = "<!-- measured: written by `cargo xtask bench` -->\n";
@@ -21,25 +20,44 @@ const END: &str = "<!-- end of measured -->\n";
 pub(crate) fn line(row: &Row, result: &Result<Measured>) -> String {
     match result {
         Ok(measured) => format!(
-            "{:<12} kilnd {:>8}  BuildKit {:>8}  ×{:.2}",
+            "{:<16} kilnd {:>8}  BuildKit {:>8}  ×{:.2}  ({})",
             row.name,
             seconds(measured.kilnd),
             seconds(measured.moby),
-            measured.ratio
+            measured.ratio,
+            measured
+                .times
+                .iter()
+                .map(|time| seconds(*time))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
-        Err(error) => format!("{:<12} failed: {error:#}", row.name),
+        Err(error) => format!("{:<16} failed: {error:#}", row.name),
     }
 }
 
 /// One figure of kilnd's own for the terminal.
 pub(crate) fn figure_line(figure: &Figure, result: &Result<Duration>) -> String {
     match result {
-        Ok(time) => format!("{:<12} kilnd {:>8}", figure.name, seconds(*time)),
-        Err(error) => format!("{:<12} failed: {error:#}", figure.name),
+        Ok(time) => format!("{:<16} kilnd {:>8}", figure.name, seconds(*time)),
+        Err(error) => format!("{:<16} failed: {error:#}", figure.name),
     }
 }
 
-/// Writes the measured part of the report, if all rows were measured; else prints it only.
+/// What the daemons hold after the rows, for the terminal.
+pub(crate) fn weight_line(footprint: &Footprint) -> String {
+    format!(
+        "{:<16} kilnd {:>8}, idle {:>8}  BuildKit {:>8}, idle {:>8}",
+        "memory",
+        megabytes(footprint.resident[0]),
+        megabytes(footprint.idle[0]),
+        megabytes(footprint.resident[1]),
+        megabytes(footprint.idle[1])
+    )
+}
+
+/// Writes the measured part of the report. Rows that weren't measured keep what the report says of them, and so do
+/// the words above and the weights below them if not all were measured.
 pub(crate) fn write(
     lab: &Lab,
     results: &[(Row, Result<Measured>)],
@@ -48,103 +66,130 @@ pub(crate) fn write(
     footprint: &Footprint,
     complete: bool,
 ) -> Result<()> {
-    let table = render(lab, results, alone, floor, footprint)?;
-    if !complete {
-        return Ok(());
-    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
     let text = fs::read_to_string(&path)?;
     let (before, rest) = text
         .split_once(BEGIN)
         .context("docs/performance.md has lost its first marker")?;
-    let (_, after) = rest
+    let (old, after) = rest
         .split_once(END)
         .context("docs/performance.md has lost its last marker")?;
-    fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}"))?;
+    let old = Old(old);
+    let (head, foot) = if complete {
+        (render_head(lab, floor), render_foot(lab, footprint))
+    } else {
+        (old.head().to_owned(), old.foot().to_owned())
+    };
+    let table = render_rows(results, &old);
+    let figures = render_figures(alone, &old);
+    fs::write(
+        &path,
+        format!("{before}{BEGIN}{head}{table}\n{figures}\n{foot}{END}{after}"),
+    )?;
     eprintln!("wrote {}", path.display());
     Ok(())
 }
 
-fn render(
-    lab: &Lab,
-    results: &[(Row, Result<Measured>)],
-    alone: &[(Figure, Result<Duration>)],
-    floor: Duration,
-    footprint: &Footprint,
-) -> Result<String> {
-    let mut text = String::new();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("?").to_owned();
+/// What the report says now.
+struct Old<'a>(&'a str);
+
+impl<'a> Old<'a> {
+    fn head(&self) -> &'a str {
+        self.0.split(ROWS).next().unwrap_or_default()
+    }
+
+    fn foot(&self) -> &'a str {
+        self.0.find(WEIGHTS).map_or("", |at| &self.0[at..])
+    }
+
+    /// The line of a row or a figure, with its end.
+    fn line(&self, name: &str) -> Option<&'a str> {
+        let mut lines = self.0.split_inclusive('\n');
+        lines.find(|line| line.split('|').nth(1).map(str::trim) == Some(name))
+    }
+}
+
+const ROWS: &str = "| row | what | kilnd | BuildKit | times as fast | aim | pairs | load |\n";
+const FIGURES: &str = "| kilnd alone | what | | load |\n";
+const WEIGHTS: &str = "| | kilnd | dockerd, containerd, shim and runc, which hold the BuildKit |\n";
+
+fn render_head(lab: &Lab, floor: Duration) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    writeln!(
-        text,
-        "
-Against {} with {} (Debian), {cores} cores, load {load} at the end of the runs. The client alone, on a daemon \
-         that does nothing: {:.1} ms.
-",
+    format!(
+        "\nAgainst {} with {} (Debian), {cores} cores; the load is the average of a minute at a row's end. The client \
+         alone, on a daemon that does nothing: {:.1} ms.\n\n",
         lab.tools.version("dockerd"),
         lab.tools.version("containerd"),
         floor.as_secs_f64() * 1e3,
-    )?;
-    writeln!(
-        text,
-        "| row | what | kilnd | BuildKit | times as fast | aim | pairs |"
-    )?;
-    writeln!(text, "|---|---|--:|--:|--:|--:|--:|")?;
-    for (row, result) in results {
-        match result {
-            Ok(measured) => writeln!(
-                text,
-                "| {} | {} | {} | {} | **{:.2}** | {} | {} |",
+    )
+}
+
+fn render_rows(results: &[(Row, Result<Measured>)], old: &Old<'_>) -> String {
+    let mut text = format!("{ROWS}|---|---|--:|--:|--:|--:|--:|--:|\n");
+    for row in crate::rows::all() {
+        let measured = results.iter().find(|(other, _)| other.name == row.name);
+        let line = match measured {
+            Some((_, Ok(measured))) => format!(
+                "| {} | {} | {} | {} | **{:.2}** | {} | {} | {} |\n",
                 row.name,
                 row.what,
                 seconds(measured.kilnd),
                 seconds(measured.moby),
                 measured.ratio,
                 row.aim,
-                measured.pairs
-            )?,
-            Err(error) => writeln!(
-                text,
-                "| {} | {} | failed: {} | | | {} | |",
+                measured.pairs,
+                measured.load
+            ),
+            Some((_, Err(error))) => format!(
+                "| {} | {} | failed: {} | | | {} | | |\n",
                 row.name,
                 row.what,
                 reason(error),
                 row.aim
-            )?,
-        }
-    }
-    writeln!(text, "\n| kilnd alone | what | |\n|---|---|--:|")?;
-    for (figure, result) in alone {
-        let found = match result {
-            Ok(time) => seconds(*time),
-            Err(error) => format!("failed: {}", reason(error)),
+            ),
+            None => old.line(row.name).unwrap_or_default().to_owned(),
         };
-        writeln!(text, "| {} | {} | {found} |", figure.name, figure.what)?;
+        text.push_str(&line);
     }
-    writeln!(
-        text,
-        "\n| | kilnd | dockerd, containerd, shim and runc, which hold the BuildKit |"
-    )?;
-    writeln!(text, "|---|--:|--:|")?;
-    writeln!(
-        text,
-        "| start until the socket accepts | {} | – |",
-        seconds(lab.start_of_kilnd)
-    )?;
-    writeln!(
-        text,
-        "| binaries | {} | {} |",
+    text
+}
+
+fn render_figures(alone: &[(Figure, Result<Duration>)], old: &Old<'_>) -> String {
+    let mut text = format!("{FIGURES}|---|---|--:|--:|\n");
+    for figure in crate::alone::ALL {
+        let taken = alone.iter().find(|(other, _)| other.name == figure.name);
+        let found = match taken {
+            Some((_, Ok(time))) => seconds(*time),
+            Some((_, Err(error))) => format!("failed: {}", reason(error)),
+            None => {
+                text += old.line(figure.name).unwrap_or_default();
+                continue;
+            }
+        };
+        let line = format!(
+            "| {} | {} | {found} | {} |\n",
+            figure.name,
+            figure.what,
+            load()
+        );
+        text.push_str(&line);
+    }
+    text
+}
+
+fn render_foot(lab: &Lab, footprint: &Footprint) -> String {
+    format!(
+        "{WEIGHTS}|---|--:|--:|\n| start until the socket accepts | {} | – |\n| binaries | {} | {} |\n\
+         | memory right after the runs (PSS with children) | {} | {} |\n\
+         | the same when idle for 15 s | {} | {} |\n\n",
+        seconds(lab.start_of_kilnd),
         megabytes(footprint.kilnd_binary),
-        megabytes(footprint.moby_binaries)
-    )?;
-    writeln!(
-        text,
-        "| memory after the runs (PSS with children) | {} | {} |\n",
-        megabytes(footprint.kilnd_resident),
-        megabytes(footprint.moby_resident)
-    )?;
-    Ok(text)
+        megabytes(footprint.moby_binaries),
+        megabytes(footprint.resident[0]),
+        megabytes(footprint.resident[1]),
+        megabytes(footprint.idle[0]),
+        megabytes(footprint.idle[1])
+    )
 }
 
 /// An error's first line, for a cell of a table.

@@ -47,6 +47,13 @@ const BUILDS: &[Row] = &[
         run: one_changed,
     },
     Row {
+        name: "one-changed-slow",
+        what: "the same with the daemons' state on a disk of 100 writes a second",
+        pairs: 7,
+        aim: 2.0,
+        run: |lab, side| one_changed(lab, lab.on_slow_disk(side, SLOW)?),
+    },
+    Row {
         name: "40-runs",
         what: "40 tiny `RUN` steps",
         pairs: 3,
@@ -110,6 +117,9 @@ const BUILDS: &[Row] = &[
         run: pull,
     },
 ];
+
+/// Writes a second that a slow disk takes: those of a hard disk.
+const SLOW: u32 = 100;
 
 /// Builds a context that never changes: kept between runs, one for each side.
 fn kept(

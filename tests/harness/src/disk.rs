@@ -2,6 +2,7 @@
 //!
 //! It can be filled up, and its power can be cut: the kernel stops writing to it at once and forgets what it hadn't
 //! written, as it does when a machine goes down. What is mounted afterwards is what the disk held at that instant.
+//! And it can be slowed down to so many writes a second, like a disk that others keep busy.
 //!
 //! Invariant: the file is mounted at most once at a time, so that no write of before the cut comes after it.
 
@@ -25,6 +26,9 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(15);
 
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: no further write reaches the disk, not even the journal's.
 const SHUT_DOWN: &str = r#"open(my $f, "<", $ARGV[0]) or die $!; my $how = pack("L", 2); ioctl($f, 0x8004587D, $how) or die $!;"#;
+
+/// Where the kernel takes limits of a device for all that isn't in a cgroup of its own, which writeback isn't.
+const LIMITS: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device";
 
 /// A mounted disk. Unmounted and removed when dropped.
 #[derive(Debug)]
@@ -80,6 +84,15 @@ impl Disk {
         Ok(rustix::fs::syncfs(&file)?)
     }
 
+    /// From now on the disk takes so many writes a second, each flush of its cache being one; 0 is without a limit.
+    pub fn limit_writes(&self, per_second: u32) -> Result<()> {
+        let device = self.device().context("the disk isn't attached")?;
+        let number = fs::read_to_string(device.join("dev"))?;
+        let limit = format!("{} {per_second}", number.trim_end());
+        fs::write(LIMITS, limit)
+            .with_context(|| format!("a slow disk needs the blkio controller at {LIMITS}"))
+    }
+
     /// Cuts the power: from now on nothing reaches the disk, and users of it see errors.
     pub fn cut_power(&self) -> Result<()> {
         run(Command::new("perl")
@@ -117,17 +130,24 @@ impl Disk {
     }
 
     fn is_attached(&self) -> bool {
+        self.device().is_some()
+    }
+
+    /// The kernel's directory of the device that the file is attached to.
+    fn device(&self) -> Option<PathBuf> {
         let image = self.image();
         let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        devices
-            .map(|device| device.path().join("loop/backing_file"))
-            .filter_map(|file| fs::read(file).ok())
-            .any(|file| file.trim_ascii_end() == image.as_os_str().as_bytes())
+        devices.map(|device| device.path()).find(|device| {
+            fs::read(device.join("loop/backing_file"))
+                .is_ok_and(|file| file.trim_ascii_end() == image.as_os_str().as_bytes())
+        })
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // The limit would stay with the device; without the controller there is none.
+        let _ = self.limit_writes(0);
         unmount_under(self.directory.path());
     }
 }

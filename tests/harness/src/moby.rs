@@ -34,8 +34,19 @@ impl Moby {
         registry: &Registry,
         environment: &[(String, String)],
     ) -> Result<Self> {
+        Self::start_on(tools, registry, environment, None)
+    }
+
+    /// The same with its state in a directory of the caller's, if one is given.
+    pub fn start_on(
+        tools: &Tools,
+        registry: &Registry,
+        environment: &[(String, String)],
+        state: Option<&Path>,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("moby-").tempdir()?;
         let at = |name: &str| directory.path().join(name);
+        let data = state.map_or_else(|| at("data"), Path::to_path_buf);
         let config = json!({
             "builder": { "Entitlements": { "security-insecure": true } },
             "features": { "containerd-snapshotter": true },
@@ -56,7 +67,7 @@ impl Moby {
             .arg("--config-file")
             .arg(at("daemon.json"))
             .arg("--data-root")
-            .arg(at("data"))
+            .arg(&data)
             .arg("--exec-root")
             .arg(at("exec"))
             .arg("--pidfile")
