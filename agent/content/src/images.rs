@@ -35,8 +35,10 @@ impl ImageTable {
         }
     }
 
-    /// Sets a name. Returns once the name, and the blobs that were committed before, are durable.
+    /// Sets a name. Returns once the name, and the blobs that were committed before, are durable. The blobs
+    /// come first: a name has no epoch, so it may reach the disk before a barrier has ended.
     pub async fn set(&self, name: &Reference, target: &Descriptor) -> Result<()> {
+        self.epochs.barrier().await?;
         let name = name.to_string();
         let target = target.clone();
         self.database
