@@ -1,7 +1,7 @@
 // The Debian package: installed by the machine's own dpkg, started, built with, removed. The file system that it goes to
 // is a layer over the machine's own, in the mount namespace that `cargo xtask test window` made.
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, lstatSync, mkdtempSync, mkdirSync, readFileSync, readlinkSync } from "node:fs";
+import { copyFileSync, existsSync, lstatSync, mkdtempSync, mkdirSync, readFileSync, readlinkSync, rmdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -40,6 +40,7 @@ afterAll(async () => {
   await app?.close();
   // What still runs from there keeps it until it ends.
   for (const path of mounted.reverse()) run("umount", "--lazy", path);
+  rmdirSync(layer);
 });
 
 test("it installs with the dependencies that it names, and says what it is", () => {
