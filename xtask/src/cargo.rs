@@ -2,7 +2,7 @@
 //!
 //! Invariant: the daemon that benchmarks use is the one of this tree that ships.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -28,13 +28,32 @@ pub(crate) fn target() -> PathBuf {
         .map_or_else(|| workspace::root().join("target"), PathBuf::from)
 }
 
+/// Cargo, in a workspace of this tree, as if it were called by hand.
+pub(crate) fn cargo_in(directory: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(directory);
+    // What the outer cargo says of this program. Build scripts look at it, and everything above them would be
+    // compiled anew for whoever calls cargo next.
+    let of_package = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+    ];
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if of_package.iter().any(|start| text.starts_with(start)) {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
 /// Runs cargo; an error if it fails.
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = cargo_in(&workspace::root())
         .args(arguments)
         .envs(environment.iter().copied())
-        .current_dir(workspace::root())
         .status()
         .context("cargo doesn't start")?;
     if !status.success() {

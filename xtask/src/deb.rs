@@ -19,7 +19,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::KILND;
+use crate::cargo::{KILND, cargo_in};
 use crate::{guest, test};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,13 +79,6 @@ pub(crate) fn programs(root: &Path, debug: bool, kilnd: PathBuf) -> Result<Progr
         vmd: ours.join("kiln-vmd"),
         kilnd,
     })
-}
-
-/// Cargo, in a workspace of this tree.
-pub(crate) fn cargo_in(directory: &Path) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(directory);
-    cargo
 }
 
 /// Builds everything and packs it; the package's path. `debug` is for tests: the same package, built faster, with the

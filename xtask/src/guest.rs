@@ -23,7 +23,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use kiln_oci::Digest;
@@ -31,6 +30,7 @@ use kiln_oci::Digest;
 use self::cpio::{Entry, Tree};
 use self::modules::Modules;
 use self::packages::Packages;
+use crate::cargo::cargo_in;
 
 mod add_on;
 mod base;
@@ -289,7 +289,7 @@ fn init(root: &Path, given: Option<&Path>) -> Result<Vec<u8>> {
 
 /// Builds `kilnd` as one static file.
 pub(crate) fn kilnd(root: &Path) -> Result<PathBuf> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = cargo_in(root)
         .args([
             "build",
             "--release",
@@ -299,7 +299,6 @@ pub(crate) fn kilnd(root: &Path) -> Result<PathBuf> {
             "--target",
             TARGET,
         ])
-        .current_dir(root)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         // A directory of its own: other flags would have everything else built anew.
         .env("CARGO_TARGET_DIR", root.join("target/guest/cargo"))

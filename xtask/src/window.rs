@@ -15,7 +15,7 @@ use std::process::Command;
 use anyhow::Result;
 use kiln_test_tools::Buildx;
 
-use crate::cargo::KILND;
+use crate::cargo::{KILND, cargo_in};
 use crate::deb;
 
 /// What a build of the window needs, a desktop without a screen, and what the screens speak to.
@@ -43,10 +43,10 @@ pub(crate) fn test(root: &Path, kilnd: &Path) -> Result<()> {
     let tools = kiln_test_tools::install()?;
     kiln_test_tools::install_system(&PACKAGES)?;
     let desktop = root.join("src-tauri");
-    deb::run(deb::cargo_in(&desktop).args(["fmt", "--check"]))?;
+    deb::run(cargo_in(&desktop).args(["fmt", "--check"]))?;
     let lints = ["clippy", "--quiet", "--locked", "--all-targets"];
     let strictly = ["--target-dir", "target", "--", "--deny", "warnings"];
-    deb::run(deb::cargo_in(&desktop).args(lints).args(strictly))?;
+    deb::run(cargo_in(&desktop).args(lints).args(strictly))?;
     let programs = deb::programs(root, true, kilnd.to_owned())?;
     let package = deb::pack(root, &programs, true)?;
     // The namespace that the package must not be seen in.

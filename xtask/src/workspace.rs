@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::cargo::cargo_in;
+
 /// The root directory of the workspace.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -52,7 +54,7 @@ pub(crate) struct Packages {
 /// Asks cargo for the resolved packages.
 pub(crate) fn packages() -> Result<Packages> {
     let root = root();
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let output = cargo_in(&root)
         .args([
             "metadata",
             "--format-version",
@@ -60,7 +62,6 @@ pub(crate) fn packages() -> Result<Packages> {
             "--filter-platform",
             "x86_64-unknown-linux-gnu",
         ])
-        .current_dir(&root)
         .output()
         .context("cargo metadata doesn't start")?;
     if !output.status.success() {

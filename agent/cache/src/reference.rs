@@ -190,17 +190,6 @@ impl Ref {
         persist::amend_record(&self.hold.shared.db, self.record());
     }
 
-    /// What it is for.
-    pub fn usage_kind(&self) -> crate::UsageKind {
-        self.record().data.lock().kind
-    }
-
-    /// Changes what it is for.
-    pub fn set_usage_kind(&self, kind: crate::UsageKind) {
-        self.record().data.lock().kind = kind;
-        persist::amend_record(&self.hold.shared.db, self.record());
-    }
-
     /// When it was made.
     pub fn created(&self) -> std::time::SystemTime {
         self.record().data.lock().created

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::EngineBridge;
+use crate::present::{Live, Present, unwound};
 use crate::record::Afterwards;
 use crate::{
     Entitlements, Frontends, RemoteCaches, Worker, caches, caps, exports, ingredients, project,
@@ -67,14 +68,12 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     parts: EngineParts,
-    running: Rendezvous<Live>,
+    present: Present,
     registrar: Registrar,
     tasks: TaskTracker,
     /// What is done for records after their builds ended.
     afterwards: TaskTracker,
     stop: CancellationToken,
-    ended: tokio::sync::Notify,
-    active: tokio::sync::watch::Sender<usize>,
     /// Progress of the builds that ended last: a build without a record may be over before its client's
     /// question for it arrives.
     recent: parking_lot::Mutex<VecDeque<(BuildRef, Arc<Hub>)>>,
@@ -84,14 +83,6 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").finish_non_exhaustive()
     }
-}
-
-/// A build that runs.
-#[derive(Clone)]
-pub(crate) struct Live {
-    /// Its progress.
-    pub(crate) hub: Arc<Hub>,
-    cancel: CancellationToken,
 }
 
 /// How many builds without a record are remembered after their end.
@@ -171,13 +162,11 @@ impl Engine {
     pub fn new(parts: EngineParts) -> Self {
         Self(Arc::new(Inner {
             parts,
-            running: Rendezvous::default(),
+            present: Present::default(),
             registrar: Registrar::default(),
             tasks: TaskTracker::new(),
             afterwards: TaskTracker::new(),
             stop: CancellationToken::new(),
-            ended: tokio::sync::Notify::new(),
-            active: tokio::sync::watch::Sender::new(0),
             recent: parking_lot::Mutex::default(),
         }))
     }
@@ -209,16 +198,16 @@ impl Engine {
 
     /// How many builds run.
     pub fn active(&self) -> usize {
-        self.0.running.all().len()
+        self.0.present.count()
     }
 
     /// How many builds run, now and with each change.
     pub fn watch_active(&self) -> tokio::sync::watch::Receiver<usize> {
-        self.0.active.subscribe()
+        self.0.present.watch()
     }
 
     pub(crate) fn running(&self) -> &Rendezvous<Live> {
-        &self.0.running
+        self.0.present.running()
     }
 
     pub(crate) fn frontends(&self) -> &Frontends {
@@ -252,7 +241,7 @@ impl Engine {
     /// Cancels a running build, whichever client began it; its client is told that it was cancelled. Returns
     /// false where no such build runs.
     pub fn cancel(&self, build: &BuildRef) -> bool {
-        let live = self.0.running.wait_for(build).now();
+        let live = self.running().wait_for(build).now();
         live.inspect(|live| live.cancel.cancel()).is_some()
     }
 
@@ -269,7 +258,7 @@ impl Engine {
 
     /// Waits for a build to end, or returns at once if one has ended since the last call.
     pub async fn build_ended(&self) {
-        self.0.ended.notified().await;
+        self.0.present.ended().await;
     }
 
     /// Waits until no build runs.
@@ -304,12 +293,11 @@ impl Engine {
             hub: Arc::clone(&hub),
             cancel: cancel.clone(),
         };
-        let Some(registration) = self.0.running.register(build.clone(), live) else {
+        let Some(presence) = self.0.present.enter(build.clone(), live) else {
             return Err(
                 WithDetail::message(Kind::Conflict, format!("job ID {build} exists")).shared(),
             );
         };
-        self.0.active.send_replace(self.active());
         let started = SystemTime::now();
         let mut memory = (!request.internal).then(|| {
             let running = self
@@ -330,8 +318,9 @@ impl Engine {
             memory.note_client(self.sessions());
         }
         let bridge = OnceLock::new();
+        let work = self.solve_and_export(&build, request, &hub, &bridge);
         let outcome = tokio::select! {
-            outcome = self.solve_and_export(&build, request, &hub, &bridge) => outcome,
+            outcome = unwound(work) => outcome,
             () = cancel.cancelled() => {
                 Err(WithDetail::message(Kind::Cancelled, "context canceled").shared())
             }
@@ -347,9 +336,7 @@ impl Engine {
             Some(memory) => self.keep(memory, &hub, facts, started, &outcome).await,
             None => self.remember(build, hub),
         }
-        drop(registration);
-        self.0.active.send_replace(self.active());
-        self.0.ended.notify_one();
+        drop(presence);
         outcome.map(|outcome| outcome.response)
     }
 

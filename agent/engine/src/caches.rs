@@ -258,7 +258,10 @@ pub(crate) async fn export(
     let all = remote.map(|(index, one)| async move {
         let outcome = export_one(bridge, caches, solver, index, one, results).await;
         match outcome {
-            Err(_) if one.ignore_error => Ok(None),
+            Err(error) if one.ignore_error => {
+                tracing::warn!(%error, "a cache was not exported; the build was to go on");
+                Ok(None)
+            }
             outcome => outcome,
         }
     });

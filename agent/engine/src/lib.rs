@@ -26,6 +26,7 @@ mod frontends;
 mod graph_details;
 mod ingredients;
 mod policy;
+mod present;
 mod project;
 mod provenance;
 mod record;

@@ -1,13 +1,16 @@
 //! A state root in a temporary directory, and ways to put files into it.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use kiln_cache::{BlobProvider, CacheManager, FetchError, LayerBlob, RecordOptions, Ref};
+use kiln_cache::{
+    BlobProvider, CacheManager, FetchError, LayerBlob, RecordOptions, Ref, UsageKind,
+};
 use kiln_content::{Compression, CompressionSpec, ContentStore};
-use kiln_ids::SessionId;
+use kiln_ids::{RefId, SessionId};
 use kiln_oci::{Descriptor, Digest};
 use kiln_progress::VertexProgress;
 use kiln_snapshot::{Driver, Snapshots};
@@ -81,6 +84,19 @@ impl Fixture {
         change(mount.path());
         drop(mount);
         mutable.commit(RecordOptions::default()).await.unwrap()
+    }
+
+    /// A client's directory with the file `a` in it, which stays when its build has ended: its id and this build's view.
+    pub(crate) async fn context(&self) -> (RefId, Ref) {
+        let options = RecordOptions {
+            retain: true,
+            kind: UsageKind::SourceLocal,
+            ..RecordOptions::described("context")
+        };
+        let context = self.cache.new_mutable(None, options).await.unwrap();
+        let id = context.id().clone();
+        fs::write(context.root_path().unwrap().join("a"), "1").unwrap();
+        (id, context.commit(RecordOptions::default()).await.unwrap())
     }
 
     pub(crate) async fn blobs(&self, of: &Ref) -> Vec<LayerBlob> {

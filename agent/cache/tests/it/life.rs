@@ -54,15 +54,7 @@ async fn layers_stack_and_their_blobs_say_what_changed() {
 #[tokio::test]
 async fn a_question_for_blobs_leaves_a_context_its_files() {
     let f = Fixture::new().await;
-    let options = RecordOptions {
-        retain: true,
-        kind: UsageKind::SourceLocal,
-        ..RecordOptions::described("context")
-    };
-    let context = f.cache.new_mutable(None, options).await.unwrap();
-    let id = context.id().clone();
-    fs::write(context.root_path().unwrap().join("a"), "1").unwrap();
-    let view = context.commit(RecordOptions::default()).await.unwrap();
+    let (id, view) = f.context().await;
     let found = view.blobs(&gzip(), false, &[], &silent()).await.unwrap();
     assert!(found.is_empty());
     drop(view);

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use kiln_cache::RecordOptions;
 use kiln_cache::contenthash::{ChecksumOpts, checksum};
-use kiln_cache::{RecordOptions, UsageKind};
 
 use crate::fixture::{Fixture, list, names, silent};
 
@@ -17,7 +17,6 @@ async fn committed_states_survive_and_others_dont() {
         .layer(Some(&base), |root| fs::write(root.join("b"), "2").unwrap())
         .await;
     top.set_description("RUN b");
-    top.set_usage_kind(UsageKind::Internal);
     top.set_value("note", b"kept".to_vec());
     let plain = ChecksumOpts::default();
     let digest = checksum(Some(&top), "/b", &plain, &[], &silent())
@@ -55,7 +54,6 @@ async fn committed_states_survive_and_others_dont() {
     assert!(!f.cache.exists(&half_id));
     let top = f.cache.get(&ids[0]).await.unwrap().unwrap();
     assert_eq!(top.description(), "RUN b");
-    assert_eq!(top.usage_kind(), UsageKind::Internal);
     assert_eq!(top.value("note").as_deref(), Some(&b"kept"[..]));
     assert_eq!(names(&list(&top).await), ["a", "b"]);
     let again = checksum(Some(&top), "/b", &plain, &[], &silent())
@@ -181,15 +179,8 @@ async fn rows_of_layers(f: &Fixture) -> u64 {
 #[tokio::test]
 async fn after_a_power_cut_a_context_begins_with_nothing() {
     let f = Fixture::new().await;
-    let options = RecordOptions {
-        retain: true,
-        kind: UsageKind::SourceLocal,
-        ..RecordOptions::described("context")
-    };
-    let context = f.cache.new_mutable(None, options).await.unwrap();
-    let id = context.id().clone();
-    fs::write(context.root_path().unwrap().join("a"), "1").unwrap();
-    drop(context.commit(RecordOptions::default()).await.unwrap());
+    let (id, view) = f.context().await;
+    drop(view);
     let f = f.reopen().await;
     let kept = f.cache.get_mutable(&id).await.unwrap();
     assert!(kept.is_some(), "the daemon alone was killed");
