@@ -33,6 +33,8 @@ struct Inner {
     file: File,
     length: u64,
     recent: VecDeque<u8>,
+    /// The byte that was kept last.
+    last: u8,
 }
 
 impl Console {
@@ -45,6 +47,7 @@ impl Console {
             file,
             length,
             recent: VecDeque::with_capacity(RECENT),
+            last: 0,
         };
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -67,15 +70,19 @@ impl Console {
     }
 
     fn add(&self, bytes: &[u8]) {
-        let clean: Vec<u8> = bytes
-            .iter()
-            .copied()
-            .filter(|byte| matches!(byte, b'\n' | b'\t' | 0x20..=0x7e | 0x80..))
-            .collect();
+        let mut inner = self.inner.lock();
+        let mut clean = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            // In UTF-8 the controls above 0x80 are two bytes, the first of which is no other character's start.
+            let is_high_control = inner.last == 0xc2 && (0x80..0xa0).contains(&byte);
+            if !is_high_control && matches!(byte, b'\n' | b'\t' | 0x20..=0x7e | 0x80..) {
+                inner.last = byte;
+                clean.push(byte);
+            }
+        }
         if clean.is_empty() {
             return;
         }
-        let mut inner = self.inner.lock();
         inner.recent.extend(&clean);
         let surplus = inner.recent.len().saturating_sub(RECENT);
         inner.recent.drain(..surplus);
@@ -161,9 +168,18 @@ mod tests {
             ))
             .await;
         assert_eq!(console.last_words(2), "]52;c;eviltwo\n\tthree\u{e4}");
+        // A control of two bytes, in two pieces, and one that others hide.
+        console.pump(Some(&b"\xc2"[..])).await;
+        console
+            .pump(Some(&b"\x9b31m\xc2\x1b\x9b\x9bred\n"[..]))
+            .await;
+        let red = console.last_words(1);
+        assert!(!red.chars().any(char::is_control), "{red:?}");
+        assert!(red.ends_with("red"), "{red:?}");
         let (all, mut live) = console.read(0);
         assert!(all.starts_with(b"one\n"), "{all:?}");
-        assert_eq!(console.read(1).0, "\tthreeä\n".as_bytes());
+        let two = console.read(2).0;
+        assert!(two.starts_with("\tthreeä\n".as_bytes()), "{two:?}");
         console.note("more");
         assert_eq!(live.recv().await.unwrap(), "--- more\n");
         let line = vec![b'x'; 64 << 10];

@@ -23,7 +23,7 @@ use crate::console::Console;
 use crate::diagnose::Bench;
 use crate::driver::Driver;
 use crate::driver::native::Native;
-use crate::driver::qemu::{KvmHost, Qemu};
+use crate::driver::qemu::{ENGINE_READY, KvmHost, Qemu, TCG_HELLO};
 use crate::instance::{Instance, InstanceError};
 use crate::life::{self, Life, Parts};
 use crate::programs::Programs;
@@ -156,6 +156,8 @@ fn drivers(programs: &Programs) -> Vec<Arc<dyn Driver>> {
             guest: programs.guest.clone(),
             kvm: KvmHost::default(),
             kvm_hello: KVM_HELLO,
+            tcg_hello: TCG_HELLO,
+            ready: ENGINE_READY,
             silence: SILENCE,
         }),
         Arc::new(Native {

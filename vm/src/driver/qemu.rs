@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use kiln_config::AcceleratorChoice;
 use kiln_link::machine::{LAST_WORDS, Proxy, Report, Reports, Setup};
-use kiln_link::{Incoming, Link, LinkError, connect_host};
+use kiln_link::{HandshakeError, Incoming, Link, LinkError, connect_host};
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 
@@ -45,9 +45,9 @@ use crate::programs::QEMU_NAME;
 /// QEMU itself is up at once.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
 /// Translation is slow, and the host may be busy.
-const TCG_HELLO: Duration = Duration::from_secs(120);
+pub const TCG_HELLO: Duration = Duration::from_secs(120);
 /// The disk may have to be checked.
-const READY_PATIENCE: Duration = Duration::from_secs(300);
+pub const ENGINE_READY: Duration = Duration::from_secs(300);
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Of the guest's words.
 const LONGEST_WORDS: usize = 2000;
@@ -70,6 +70,10 @@ pub struct Qemu {
     pub kvm: KvmHost,
     /// How long the guest may take to say hello with hardware virtualisation.
     pub kvm_hello: Duration,
+    /// How long it may take without: [`TCG_HELLO`].
+    pub tcg_hello: Duration,
+    /// How long the engine may take from then on: [`ENGINE_READY`].
+    pub ready: Duration,
     /// How long a guest that runs may give no sign of life.
     pub silence: Duration,
 }
@@ -174,7 +178,7 @@ impl Qemu {
         })?;
         let hello = match accelerator {
             Accelerator::Kvm => self.kvm_hello,
-            Accelerator::Tcg { .. } => TCG_HELLO,
+            Accelerator::Tcg { .. } => self.tcg_hello,
         };
         let heard = AtomicBool::new(false);
         let ended_early = |how| StartError::EndedEarly {
@@ -183,7 +187,7 @@ impl Qemu {
             last_words: order.console.last_words(LINES),
         };
         let mut greeted = tokio::select! {
-            greeted = greet(order, &setup, link, control, hello, &heard) => greeted,
+            greeted = greet(order, &setup, link, control, (hello, self.ready), &heard) => greeted,
             how = child.ended() => Err(ended_early(how)),
         };
         if matches!(greeted, Err(StartError::Link(_))) {
@@ -224,13 +228,13 @@ impl Qemu {
     }
 }
 
-/// From QEMU's first connection to the engine's readiness.
+/// From QEMU's first connection to the engine's readiness; within so long to the first word, and to the last.
 async fn greet(
     order: &StartOrder,
     setup: &Setup,
     link: UnixListener,
     control: UnixListener,
-    hello: Duration,
+    (hello, ready): (Duration, Duration),
     heard: &AtomicBool,
 ) -> Result<Greeted, StartError> {
     let no_answer = |program, patience| StartError::NoAnswer {
@@ -247,9 +251,13 @@ async fn greet(
     let qmp = Qmp::open(control)
         .await
         .map_err(|error| StartError::Link(error.to_string()))?;
-    let (link, incoming) = connect_host(link, hello)
-        .await
-        .map_err(|error| StartError::Link(error.to_string()))?;
+    let connected = connect_host(link, hello).await;
+    let (link, incoming) = connected.map_err(|error| match error {
+        LinkError::Handshake(HandshakeError::Timeout(patience)) => {
+            no_answer("the machine", patience)
+        }
+        error => broken(&error),
+    })?;
     heard.store(true, Ordering::Relaxed);
     let setting_up = async {
         let mut reports = link.set_up(setup).await?;
@@ -272,19 +280,36 @@ async fn greet(
             }
         }
     };
-    let ready: Result<_, LinkError> = timeout(READY_PATIENCE, setting_up)
+    let greeted: Result<_, LinkError> = timeout(ready, setting_up)
         .await
-        .map_err(|_| no_answer("the machine", READY_PATIENCE))?;
-    let (reports, version, warnings) =
-        ready.map_err(|error| StartError::Link(error.to_string()))??;
+        .map_err(|_| no_answer("the machine", ready))?;
+    let (reports, version, warnings) = greeted.map_err(|error| broken(&error))??;
     Ok(Greeted {
         link,
         incoming,
         reports,
         qmp,
-        version: version.chars().take(64).collect(),
+        version: shortened(&version).chars().take(64).collect(),
         warnings,
     })
+}
+
+/// What came over the link is not what a guest of ours says.
+fn broken(error: &LinkError) -> StartError {
+    use std::error::Error as _;
+    if let LinkError::Handshake(HandshakeError::Version { .. }) = error {
+        return StartError::Link(error.to_string());
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    StartError::Link(shortened(&format!(
+        "the guest doesn't keep to the protocol ({text}): start it again, and if that doesn't help install the \
+         guest image anew; `kiln logs` shows what it printed"
+    )))
 }
 
 fn listen(path: &Path) -> Result<UnixListener, StartError> {

@@ -108,8 +108,14 @@ fn a_machine_is_started_looked_at_and_ended() {
     home.expect(&row(&["stop"], 0, &["The machine is stopped."]));
     home.expect(&row(&["status"], 0, &["Machine    stopped"]));
     assert_eq!(home.owner(), owner);
-    home.expect(&row(&["du"], 0, &["Total:"]));
+    home.expect(&row(&["du"], 0, &["Total:", "Starting the machine."]));
     assert_eq!(home.json(&["status", "--json"])["state"], "running");
+    for command in [&["builds", "ls"][..], &["images"], &["cache", "plan"]] {
+        let awake = home.expect(&row(command, 0, &[]));
+        assert!(!awake.stderr.contains("Starting"), "{awake:?}");
+        home.expect(&row(&["stop"], 0, &[]));
+        home.expect(&row(command, 0, &["Starting the machine."]));
+    }
 
     home.expect(&row(&["reset", "--force"], 0, &["The machine is stopped."]));
     assert!(!home.paths.native_root().join("state.db").exists());
@@ -119,6 +125,25 @@ fn a_machine_is_started_looked_at_and_ended() {
     while home.owner().is_some() {
         assert!(std::time::Instant::now() < gone, "the owner goes on");
         std::thread::yield_now();
+    }
+}
+
+/// What needs a machine that can't be had ends at once, with the reason and the next step.
+#[test]
+fn commands_say_why_the_machine_does_not_wake() {
+    let mut home = Home::new("");
+    home.set("KILN_QEMU", "/nonexistent/qemu");
+    home.put("app/Dockerfile", "FROM scratch\n");
+    for command in [
+        &["builds", "ls"][..],
+        &["builds", "logs"],
+        &["images"],
+        &["du"],
+        &["build", "app"],
+        &["shell"],
+    ] {
+        let says = ["apt install qemu-system-x86", "`kiln doctor`"];
+        home.expect(&row(command, 4, &says));
     }
 }
 

@@ -9,6 +9,7 @@ mod commands;
 mod complaints;
 mod contract;
 mod home;
+mod hostile;
 mod life;
 mod native;
 mod refusals;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use kiln_client::host::{Outcome, State};
-use kiln_vm::driver::qemu::{KvmHost, Qemu};
+use kiln_vm::driver::qemu::{ENGINE_READY, KvmHost, Qemu, TCG_HELLO};
 use tokio::sync::Mutex;
 
 mod add_on;
@@ -59,6 +59,8 @@ fn qemu() -> Qemu {
         guest: Some(guest()),
         kvm: KvmHost::default(),
         kvm_hello: Duration::from_secs(15),
+        tcg_hello: TCG_HELLO,
+        ready: ENGINE_READY,
         silence: Duration::from_secs(60),
     }
 }
