@@ -18,7 +18,10 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
+pub use self::tls::DockerTls;
 use crate::{DockerConfig, Error, Sink};
+
+mod tls;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const PIPE: usize = 1 << 20;
@@ -28,8 +31,8 @@ const PIPE: usize = 1 << 20;
 pub enum DockerEngine {
     /// On a socket.
     Unix(PathBuf),
-    /// On a port, without TLS.
-    Tcp(String),
+    /// On a port, with TLS or without.
+    Tcp(String, Option<DockerTls>),
     /// On a machine that is reached by ssh: `[user@]host[:port]`, and its socket's path if it isn't the usual one.
     Ssh(String),
 }
@@ -44,25 +47,46 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 impl DockerEngine {
     /// What the docker command would use: `DOCKER_HOST`, the current context, the default socket.
     pub fn locate() -> Result<Self, Error> {
-        if let Some(host) = std::env::var("DOCKER_HOST")
-            .ok()
-            .filter(|host| !host.is_empty())
-        {
-            return Self::parse(&host);
+        let own = DockerConfig::default_dir();
+        let host = std::env::var("DOCKER_HOST");
+        if let Some(host) = host.ok().filter(|host| !host.is_empty()) {
+            let tls = DockerTls::of_environment(&host, own.as_deref())?;
+            return Ok(Self::parse(&host)?.with_tls(tls));
         }
-        if let Some(directory) = DockerConfig::default_dir()
-            && let Some(host) = context_host(&directory)
+        if let Some(own) = own
+            && let Some((id, endpoint)) = context(&own)
+            && let Some(host) = endpoint["Host"].as_str()
         {
-            return Self::parse(&host);
+            let tls = DockerTls::of_context(host, &own, &id, &endpoint)?;
+            return Ok(Self::parse(host)?.with_tls(tls));
         }
         Ok(Self::Unix(DEFAULT_SOCKET.into()))
+    }
+
+    /// Sockets and ssh have no need of it. Without a port it is that of Docker.
+    fn with_tls(self, tls: Option<DockerTls>) -> Self {
+        let Self::Tcp(address, _) = self else {
+            return self;
+        };
+        let has_port = address
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let port = if tls.is_some() { 2376 } else { 2375 };
+        let address = match has_port {
+            true => address,
+            false => format!("{address}:{port}"),
+        };
+        Self::Tcp(address, tls)
     }
 
     /// Reads `unix:///path` or `tcp://host:port`.
     pub fn parse(host: &str) -> Result<Self, Error> {
         match host.split_once("://") {
             Some(("unix", path)) => Ok(Self::Unix(path.into())),
-            Some(("tcp" | "http", address)) => Ok(Self::Tcp(address.to_owned())),
+            Some(("tcp" | "http", address)) => {
+                let address = address.trim_end_matches('/').to_owned();
+                Ok(Self::Tcp(address, None))
+            }
             // What begins with a dash would be an option of ssh.
             Some(("ssh", address)) if !address.is_empty() && !address.starts_with('-') => {
                 Ok(Self::Ssh(address.to_owned()))
@@ -87,16 +111,36 @@ impl DockerEngine {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => Err(error),
             },
-            Self::Tcp(address) => match TcpStream::connect(address).await {
-                Ok(stream) => Ok(Box::new(stream)),
-                Err(error) => Err(error),
+            Self::Tcp(address, tls) => match (TcpStream::connect(address).await, tls) {
+                (Ok(stream), None) => Ok(Box::new(stream)),
+                (Ok(stream), Some(tls)) => match tls.connect(address, stream).await {
+                    Ok(stream) => Ok(Box::new(stream)),
+                    Err(error) => Err(error),
+                },
+                (Err(error), _) => Err(error),
             },
             Self::Ssh(address) => match ssh(address) {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => Err(error),
             },
         };
-        stream.map_err(|error| self.failed(format!("no Docker answers there: {error}")))
+        stream.map_err(|error| self.broken("no Docker answers there", &error))
+    }
+
+    /// A failure of the connection, and what to look at.
+    fn broken(&self, what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+        let advice = match self {
+            Self::Tcp(_, Some(tls)) => tls.advice(error),
+            _ => None,
+        };
+        let advice = advice.map_or_else(String::new, |advice| format!("; {advice}"));
+        let mut text = error.to_string();
+        if let Some(cause) = error.source().map(ToString::to_string)
+            && !text.contains(&cause)
+        {
+            text = format!("{text}: {cause}");
+        }
+        self.failed(format!("{what}: {text}{advice}"))
     }
 
     /// The version of Docker's engine; fails where none answers.
@@ -146,7 +190,7 @@ impl DockerEngine {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let failed = |error: hyper::Error| self.failed(error.to_string());
+        let failed = |error: hyper::Error| self.broken("the connection broke", &error);
         let io = TokioIo::new(self.dial().await?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
             .await
@@ -164,8 +208,15 @@ impl DockerEngine {
                 return Ok(body);
             }
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            let message = json["message"].as_str().unwrap_or("no reason given");
-            Err(self.failed(format!("{status}: {message}")))
+            let text = String::from_utf8_lossy(&body);
+            let message = json["message"].as_str().unwrap_or(text.trim());
+            let advice = match message.contains("HTTP request to an HTTPS server") {
+                true => {
+                    " It wants TLS: set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the certificates."
+                }
+                false => "",
+            };
+            Err(self.failed(format!("{status}: {message}{advice}")))
         };
         let mut exchange = std::pin::pin!(exchange);
         let mut connection = std::pin::pin!(connection);
@@ -206,7 +257,7 @@ impl std::fmt::Display for DockerEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(address, _) => write!(f, "tcp://{address}"),
             Self::Ssh(address) => write!(f, "ssh://{address}"),
         }
     }
@@ -282,8 +333,8 @@ impl AsyncWrite for Command {
     }
 }
 
-/// The host of the current context of the docker command.
-fn context_host(directory: &Path) -> Option<String> {
+/// The current context of the docker command: its id, and where its Docker is.
+fn context(directory: &Path) -> Option<(String, serde_json::Value)> {
     let json = |path: PathBuf| {
         serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).ok()?).ok()
     };
@@ -297,9 +348,8 @@ fn context_host(directory: &Path) -> Option<String> {
         return None;
     }
     let id = kiln_oci::Digest::of(name.as_bytes()).hex();
-    let meta = json(directory.join("contexts/meta").join(id).join("meta.json"))?;
-    let host = meta["Endpoints"]["docker"]["Host"].as_str()?;
-    Some(host.to_owned())
+    let meta = json(directory.join("contexts/meta").join(&id).join("meta.json"))?;
+    Some((id, meta["Endpoints"]["docker"].clone()))
 }
 
 #[cfg(test)]
@@ -311,14 +361,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
         std::fs::write(at.join("config.json"), r#"{"currentContext": "mine"}"#).unwrap();
-        assert_eq!(context_host(at), None);
-        let meta = at
-            .join("contexts/meta")
-            .join(kiln_oci::Digest::of(b"mine").hex());
+        assert_eq!(context(at), None);
+        let id = kiln_oci::Digest::of(b"mine").hex();
+        let meta = at.join("contexts/meta").join(&id);
         std::fs::create_dir_all(&meta).unwrap();
         let json = r#"{"Name": "mine", "Endpoints": {"docker": {"Host": "unix:///x.sock"}}}"#;
         std::fs::write(meta.join("meta.json"), json).unwrap();
-        assert_eq!(context_host(at).as_deref(), Some("unix:///x.sock"));
+        let (found, endpoint) = context(at).unwrap();
+        assert_eq!(
+            (found.as_str(), &endpoint["Host"]),
+            (id.as_str(), &"unix:///x.sock".into())
+        );
+        let tls = |endpoint| DockerTls::of_context("tcp://x", at, &id, &endpoint);
+        assert_eq!(tls(endpoint.clone()).unwrap(), None);
+        std::fs::create_dir_all(at.join("contexts/tls").join(&id).join("docker")).unwrap();
+        assert!(tls(endpoint).unwrap().is_some());
+        let careless = tls(serde_json::json!({"SkipTLSVerify": true})).unwrap_err();
+        assert!(careless.to_string().contains("with a CA"), "{careless}");
+    }
+
+    #[test]
+    fn ports_are_dockers_where_none_is_named() {
+        let own = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(own.path().join("contexts/tls/x/docker")).unwrap();
+        let tls = || DockerTls::of_context("", own.path(), "x", &serde_json::Value::Null).unwrap();
+        for (host, tls, shown) in [
+            ("tcp://there", None, "tcp://there:2375"),
+            ("tcp://there", tls(), "tcp://there:2376"),
+            ("tcp://[::1]/", tls(), "tcp://[::1]:2376"),
+            ("tcp://there:1", tls(), "tcp://there:1"),
+            ("unix:///x", tls(), "unix:///x"),
+        ] {
+            let engine = DockerEngine::parse(host).unwrap().with_tls(tls);
+            assert_eq!(engine.to_string(), shown, "{host}");
+        }
     }
 
     #[test]

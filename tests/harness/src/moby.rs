@@ -14,7 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::leftovers::unmount_under;
-use crate::registry::Registry;
+use crate::registry::{Registry, free_port};
 use crate::relay::Relay;
 use crate::service::Service;
 
@@ -34,7 +34,27 @@ impl Moby {
         registry: &Registry,
         environment: &[(String, String)],
     ) -> Result<Self> {
-        Self::start_on(tools, registry, environment, None)
+        Self::start_with(tools, registry, environment, None, &[])
+    }
+
+    /// One whose API is on a port of loopback, too, by TLS with the certificates of this directory; its port.
+    pub fn start_with_tls(
+        tools: &Tools,
+        registry: &Registry,
+        certificates: &Path,
+    ) -> Result<(Self, u16)> {
+        let port = free_port()?;
+        let file =
+            |flag: &str, name: &str| format!("--{flag}={}", certificates.join(name).display());
+        let arguments = [
+            format!("--host=tcp://127.0.0.1:{port}"),
+            "--tlsverify".to_owned(),
+            file("tlscacert", "ca.pem"),
+            file("tlscert", "cert.pem"),
+            file("tlskey", "key.pem"),
+        ];
+        let moby = Self::start_with(tools, registry, &[], None, &arguments)?;
+        Ok((moby, port))
     }
 
     /// The same with its state in a directory of the caller's, if one is given.
@@ -43,6 +63,16 @@ impl Moby {
         registry: &Registry,
         environment: &[(String, String)],
         state: Option<&Path>,
+    ) -> Result<Self> {
+        Self::start_with(tools, registry, environment, state, &[])
+    }
+
+    fn start_with(
+        tools: &Tools,
+        registry: &Registry,
+        environment: &[(String, String)],
+        state: Option<&Path>,
+        arguments: &[String],
     ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("moby-").tempdir()?;
         let at = |name: &str| directory.path().join(name);
@@ -75,6 +105,7 @@ impl Moby {
             .arg("--host")
             .arg(format!("unix://{}", docker_socket.display()))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .args(arguments)
             .env("PATH", path)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(directory.path());

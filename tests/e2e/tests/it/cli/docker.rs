@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use kiln_harness::{Bed, Buildx, Context, Engine, KilndOptions, Run, Stage};
+use kiln_harness::{Authority, Bed, Buildx, Context, Engine, KilndOptions, Moby, Run, Stage};
 
 use super::run;
 
@@ -83,4 +83,58 @@ pub(super) fn loads_into_docker(bed: &Bed) -> Result<()> {
         docker(&["image", "rm", "kiln/loaded:1", "kiln/loaded:2", id])?;
         Ok(())
     })
+}
+
+/// A Docker that asks who comes, and whom its clients ask the same; each way to get that wrong is told apart.
+pub(super) fn loads_into_docker_over_tls(bed: &Bed) -> Result<()> {
+    let certificates = tempfile::tempdir()?;
+    let at = |name: &str| certificates.path().join(name);
+    let (ours, others) = (Authority::new()?, Authority::new()?);
+    ours.write(&at("ours"), &["localhost", "127.0.0.1"])?;
+    others.write(&at("others"), &["localhost"])?;
+    fs::create_dir(at("stranger"))?;
+    fs::create_dir(at("nobody"))?;
+    for directory in ["stranger", "nobody"] {
+        fs::copy(at("ours/ca.pem"), at(directory).join("ca.pem"))?;
+    }
+    for file in ["cert.pem", "key.pem"] {
+        fs::copy(at("others").join(file), at("stranger").join(file))?;
+    }
+    let (moby, port) = Moby::start_with_tls(&bed.tools, &bed.registry, &at("ours"))?;
+    let context = Context::new("FROM busybox\nRUN echo over-tls > /x\n")?;
+    let address = format!("tcp://localhost:{port}");
+    bed.on_kilnd(Buildx::New, KilndOptions::default(), |stage| {
+        let load = |directory: &str, verify: &str| {
+            let mut build = stage.kiln_build(&context, &["--load", "-t", "kiln/tls:1"])?;
+            build.env("DOCKER_HOST", &address);
+            build.env("DOCKER_TLS_VERIFY", verify);
+            build.env("DOCKER_CERT_PATH", at(directory));
+            run(&mut build)
+        };
+        load("ours", "1")?
+            .succeeds()?
+            .says(&["Docker has kiln/tls:1"])?;
+        for (directory, verify, words) in [
+            ("others", "1", "its certificate isn't what"),
+            ("stranger", "1", "it doesn't take"),
+            ("nobody", "1", "it doesn't take"),
+            ("missing", "1", "missing/ca.pem"),
+            ("ours", "", "set DOCKER_TLS_VERIFY=1"),
+        ] {
+            let failed = load(directory, verify)?;
+            ensure!(
+                failed.code == Some(4),
+                "{directory}: {}",
+                failed.transcript()
+            );
+            failed.says(&[words])?;
+        }
+        Ok(())
+    })?;
+    let plain = format!("unix://{}", moby.docker_socket().display());
+    let mut docker = Command::new(bed.tools.docker());
+    docker.args(["run", "--rm", "--network=none", "kiln/tls:1", "cat", "/x"]);
+    let ran = Run::of(docker.env("DOCKER_HOST", plain))?.succeeds()?;
+    ensure!(ran.stdout == "over-tls\n", "{}", ran.transcript());
+    Ok(())
 }
