@@ -14,9 +14,10 @@ use crate::commands::images::{
 };
 use crate::commands::login::{LoginArguments, LogoutArguments};
 use crate::commands::machine::{
-    DoctorArguments, LogsArguments, ResetArguments, RestartArguments, ShellArguments,
-    StartArguments, StatusArguments, StopArguments,
+    DoctorArguments, LogsArguments, ResetArguments, RestartArguments, StartArguments,
+    StatusArguments, StopArguments,
 };
+use crate::commands::shell::ShellArguments;
 
 const AFTER: &str = "\
 Exit codes: 0 done; 1 a build failed or a thing isn't there; 2 wrong arguments; 3 wrong configuration;
@@ -50,7 +51,7 @@ pub(crate) struct Global {
     )]
     pub(crate) builder: Option<String>,
     /// Say more about what goes wrong
-    #[arg(long, global = true, help_heading = "Global options")]
+    #[arg(short = 'D', long, global = true, help_heading = "Global options")]
     pub(crate) debug: bool,
 }
 

@@ -1,13 +1,14 @@
 //! Which builder a command talks to.
 //!
 //! The first of: `--builder`, `KILN_HOST`, `BUILDKIT_HOST`; else Kiln's own machine, whose owner is started
-//! where it doesn't run, and which wakes on the first connection.
+//! where it doesn't run, and which is woken.
 
 use kiln_client::build::BuilderKind;
 use kiln_client::{Address, Client, HostClient};
 use kiln_config::HostPaths;
 
 use crate::failure::{Failure, Kind, Outcome};
+use crate::machine::wake;
 
 /// Environment variables that name a builder, by their precedence.
 const VARIABLES: [&str; 2] = ["KILN_HOST", "BUILDKIT_HOST"];
@@ -62,10 +63,10 @@ impl Builder {
         })
     }
 
-    /// Connects; the owner of Kiln's own machine is started where it doesn't run.
+    /// Connects; Kiln's own machine is woken, and its owner started where it doesn't run.
     pub(crate) async fn connect(&self) -> Outcome<Client> {
         if self.is_own {
-            HostClient::connect_or_start(&paths()?).await?;
+            wake(&HostClient::connect_or_start(&paths()?).await?).await?;
         }
         Client::connect(&self.address).await.map_err(|error| {
             let failure = Failure::from(error);

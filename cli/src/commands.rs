@@ -12,6 +12,7 @@ pub(crate) mod images;
 pub(crate) mod login;
 pub(crate) mod machine;
 mod report;
+pub(crate) mod shell;
 mod transfer;
 
 use crate::arguments::{Arguments, Command};
@@ -43,7 +44,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Restart(given) => machine::restart(given).await,
         Command::Status(given) => machine::status(given).await,
         Command::Logs(given) => machine::logs(given).await,
-        Command::Shell(given) => machine::shell(given, global).await,
+        Command::Shell(given) => shell::run(given, global).await,
         Command::Doctor(given) => machine::doctor(given).await,
         Command::Reset(given) => machine::reset(given).await,
         Command::Completion(given) => completion::run(given),

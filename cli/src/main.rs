@@ -13,6 +13,7 @@ mod builder;
 mod commands;
 mod console;
 mod failure;
+mod machine;
 mod progress;
 mod wire_time;
 

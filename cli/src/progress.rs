@@ -8,6 +8,7 @@
 //! The forms are pure functions of the state and the time, so that tests replay recorded streams. The
 //! task draws at most every [`TICK`], and once more when the build has ended.
 
+pub(crate) mod columns;
 pub(crate) mod plain;
 pub(crate) mod raw;
 pub(crate) mod screen;
@@ -105,7 +106,16 @@ fn terminal() -> Terminal {
         width,
         height,
         colors: colors(),
+        breaks_lines: breaks_lines(),
     }
+}
+
+/// Whether the terminal breaks the lines on it when it gets narrower. Those that don't say who they are: xterm,
+/// screen and the kernel's own.
+fn breaks_lines() -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_console = std::env::var_os("TERM").is_some_and(|term| term == "linux");
+    !is_set("XTERM_VERSION") && !is_set("STY") && !is_console
 }
 
 /// Whether standard error may be coloured.

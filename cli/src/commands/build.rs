@@ -5,6 +5,7 @@
 //! ```
 
 mod arguments;
+mod old_flags;
 mod outputs;
 mod request;
 
@@ -24,6 +25,13 @@ pub(crate) async fn run(arguments: BuildArguments, global: &Global) -> Outcome {
     let builder = Builder::find(global.builder.as_deref())?;
     let question = question(&arguments)?;
     let form = form(&arguments)?;
+    if form != Form::Quiet {
+        arguments
+            .old
+            .notes()
+            .iter()
+            .for_each(|note| console::note(note));
+    }
     let (iidfile, metadata_file) = (arguments.iidfile.clone(), arguments.metadata_file.clone());
     if let Some(path) = &iidfile {
         // A file of an earlier build must not be taken for this one's.

@@ -1,4 +1,4 @@
-//! Kiln's own machine: start, stop, restart, status, logs, doctor, reset, shell.
+//! Kiln's own machine: start, stop, restart, status, logs, doctor, reset.
 
 use std::process::ExitCode;
 
@@ -6,17 +6,13 @@ use clap::Args;
 use futures::StreamExt as _;
 use kiln_client::HostClient;
 use kiln_client::host::{Outcome as CheckOutcome, State, Status};
-use kiln_proto::agent as api;
-use kiln_proto::agent::machine_client::MachineClient;
-use kiln_proto::agent::shell_request::Part as Ask;
-use kiln_proto::agent::shell_response::Part as Answer;
 use serde_json::{Value, json};
 
 use super::build::interruptible;
-use crate::arguments::Global;
-use crate::builder::{Builder, paths};
+use crate::builder::paths;
 use crate::console::{self, Format};
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Outcome};
+use crate::machine::{expect, name};
 use crate::progress::sizes::short;
 use crate::wire_time;
 
@@ -99,28 +95,8 @@ pub(crate) struct ResetArguments {
     force: bool,
 }
 
-/// Run a command in the machine
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kiln shell\n  kiln shell -- df -h")]
-pub(crate) struct ShellArguments {
-    /// [default: a shell]
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
-}
-
 async fn host() -> Outcome<HostClient> {
     Ok(HostClient::connect_or_start(&paths()?).await?)
-}
-
-fn name(state: State) -> &'static str {
-    match state {
-        State::Unspecified => "unknown",
-        State::Stopped => "stopped",
-        State::Starting => "starting",
-        State::Running => "running",
-        State::Stopping => "stopping",
-        State::Failed => "failed",
-    }
 }
 
 pub(crate) async fn start(arguments: StartArguments) -> Outcome {
@@ -163,13 +139,9 @@ pub(crate) async fn restart(_: RestartArguments) -> Outcome {
 
 /// Says where the machine is, and fails if that isn't where it should be.
 fn settled(status: &Status, wanted: State) -> Outcome {
-    if status.state() == wanted {
-        console::note(&format!("The machine is {}.", name(wanted)));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let text = format!("the machine is {}: {}", name(status.state()), status.reason);
-    Err(Failure::new(Kind::Unavailable, text)
-        .hint("`kiln logs` shows its console, `kiln doctor` looks for causes"))
+    expect(status, wanted)?;
+    console::note(&format!("The machine is {}.", name(wanted)));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn status_json(status: &Status) -> Value {
@@ -367,82 +339,4 @@ pub(crate) async fn reset(arguments: ResetArguments) -> Outcome {
     }
     let status = host().await?.reset().await?;
     settled(&status, State::Stopped)
-}
-
-pub(crate) async fn shell(arguments: ShellArguments, global: &Global) -> Outcome {
-    use std::io::IsTerminal as _;
-    let builder = Builder::find(global.builder.as_deref())?;
-    let client = builder.connect().await?;
-    let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let terminal = interactive.then(terminal_size);
-    let start = Ask::Start(api::ShellStart {
-        command: arguments.command,
-        terminal,
-    });
-    let _raw = interactive.then(RawTerminal::enter).transpose()?;
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    let send = |part| api::ShellRequest { part: Some(part) };
-    let _ = sender.send(send(start)).await;
-    let input = tokio::spawn(async move {
-        use tokio::io::AsyncReadExt as _;
-        let mut stdin = tokio::io::stdin();
-        let mut piece = vec![0; 8 << 10];
-        loop {
-            let part = match stdin.read(&mut piece).await {
-                Ok(read) if read > 0 => Ask::Stdin(piece[..read].to_vec().into()),
-                _ => Ask::Eof(true),
-            };
-            let ended = matches!(part, Ask::Eof(_));
-            if sender.send(send(part)).await.is_err() || ended {
-                return;
-            }
-        }
-    });
-    let requests = futures::stream::unfold(receiver, |mut receiver| async {
-        let message = receiver.recv().await?;
-        Some((message, receiver))
-    });
-    let mut machine = MachineClient::new(client.channel());
-    let mut answers = machine.shell(requests).await?.into_inner();
-    let mut code = 0;
-    while let Some(answer) = answers.next().await {
-        match answer?.part {
-            Some(Answer::Stdout(bytes)) => console::write(&bytes)?,
-            Some(Answer::Stderr(bytes)) => {
-                use std::io::Write as _;
-                std::io::stderr().write_all(&bytes)?;
-            }
-            Some(Answer::ExitCode(exit)) => code = exit,
-            None => {}
-        }
-    }
-    input.abort();
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
-}
-
-fn terminal_size() -> api::TerminalSize {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout());
-    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()));
-    api::TerminalSize { rows, columns }
-}
-
-/// The terminal as the machine's own; as it was when this is dropped.
-struct RawTerminal(rustix::termios::Termios);
-
-impl RawTerminal {
-    fn enter() -> std::io::Result<Self> {
-        use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
-        let before = tcgetattr(std::io::stdin())?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(std::io::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        use rustix::termios::{OptionalActions, tcsetattr};
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
-    }
 }

@@ -124,15 +124,15 @@ impl Screen {
         }
     }
 
-    /// The last lines that hold something.
-    pub(crate) fn tail(&self) -> Vec<String> {
+    /// The last lines that hold something, at most [`HEIGHT`].
+    pub(crate) fn tail(&self, most: usize) -> Vec<String> {
         let lines: Vec<String> = self
             .lines
             .iter()
             .map(|line| line.iter().collect::<String>().trim_end().to_owned())
             .filter(|line| !line.is_empty())
             .collect();
-        lines[lines.len().saturating_sub(HEIGHT)..].to_vec()
+        lines[lines.len().saturating_sub(most.min(HEIGHT))..].to_vec()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -167,11 +167,11 @@ mod tests {
             for piece in &pieces {
                 screen.write(piece.as_bytes());
             }
-            assert_eq!(screen.tail(), want, "{pieces:?}");
+            assert_eq!(screen.tail(HEIGHT), want, "{pieces:?}");
         }
         let mut screen = Screen::default();
         screen.write(b"\xc3");
         screen.write(b"\xa9\xff!");
-        assert_eq!(screen.tail(), ["\u{e9}\u{fffd}!"]);
+        assert_eq!(screen.tail(9), ["\u{e9}\u{fffd}!"]);
     }
 }

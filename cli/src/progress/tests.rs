@@ -218,9 +218,10 @@ fn screen(
 }
 
 const TERMINAL: Terminal = Terminal {
-    width: 60,
+    width: 61,
     height: 24,
     colors: false,
+    breaks_lines: true,
 };
 
 #[test]
@@ -241,6 +242,8 @@ fn terminals_show_what_goes_on() {
     let ended = screen(failing(), 2000, TERMINAL, true);
     assert!(ended.contains(" => ERROR [2/3] RUN make"), "{ended}");
     assert!(!ended.contains("=> => # cc"), "{ended}");
+    // What hadn't ended when all was over never will.
+    assert!(ended.contains(" => CANCELED [3/3] RUN other"), "{ended}");
 }
 
 #[test]
@@ -249,7 +252,7 @@ fn frames_fit_the_terminal() {
         let terminal = Terminal {
             width,
             height,
-            colors: false,
+            ..TERMINAL
         };
         for until in [0, 65, 500, 1000, 2000] {
             let frame = screen(failing(), until, terminal, false);
@@ -259,7 +262,7 @@ fn frames_fit_the_terminal() {
                 "{width}x{height} {until}:\n{frame}"
             );
             assert!(
-                lines.iter().all(|line| line.chars().count() <= width),
+                lines.iter().all(|line| line.chars().count() < width),
                 "{frame}"
             );
         }
@@ -278,6 +281,71 @@ fn frames_fit_the_terminal() {
         frame.contains("RUN make") && frame.contains("RUN other"),
         "{frame}"
     );
+}
+
+/// The state isn't cut; the builder's name is, and goes where too little of it would be left.
+#[test]
+fn the_headline_keeps_its_state() {
+    let label = "unix:///run/user/1000/kiln/buildkitd.sock";
+    let ended = || vec![(0, vertices(vec![vertex("a", "x", 0, Some(10))]))];
+    for (width, want) in [
+        (
+            80,
+            "[+] Building 0.5s (1/1) FINISHED      unix:///run/user/1000/kiln/buildkitd.sock",
+        ),
+        (
+            70,
+            "[+] Building 0.5s (1/1) FINISHED \u{2026}//run/user/1000/kiln/buildkitd.sock",
+        ),
+        (
+            50,
+            "[+] Building 0.5s (1/1) FINISHED \u{2026}/buildkitd.sock",
+        ),
+        (40, "[+] Building 0.5s (1/1) FINISHED"),
+        (30, "[+] 0.5s (1/1) FINISHED"),
+        (20, "(1/1) FINISHED"),
+    ] {
+        let (mut trace, mut tty) = (Trace::default(), Tty::default());
+        for (when, status) in ended() {
+            trace.update(&status, ours(when));
+        }
+        let terminal = Terminal { width, ..TERMINAL };
+        let frame = tty.frame(&trace, ours(500), terminal, label, true);
+        let head = frame.lines().next().unwrap().replace("\x1b[K", "");
+        assert_eq!(head.trim_start_matches("\x1b[?25l\r"), want, "{width}");
+    }
+}
+
+/// How far up a frame begins after the terminal was made narrower.
+#[test]
+fn a_narrower_terminal_has_broken_the_lines() {
+    let mut trace = Trace::default();
+    for (when, status) in failing() {
+        trace.update(&status, ours(when));
+    }
+    for (breaks_lines, up) in [(true, "\x1b[14A"), (false, "\x1b[7A")] {
+        let wide = Terminal {
+            breaks_lines,
+            ..TERMINAL
+        };
+        let mut tty = Tty::default();
+        tty.frame(&trace, ours(2000), wide, "kiln", true);
+        let narrow = Terminal { width: 40, ..wide };
+        let frame = tty.frame(&trace, ours(2000), narrow, "kiln", true);
+        assert!(frame.contains(up), "{frame:?}");
+    }
+}
+
+/// What a step is called can't move the cursor, and what takes two columns counts as two.
+#[test]
+fn names_are_only_text() {
+    let updates = vec![(
+        0,
+        vertices(vec![vertex("a", "RUN \x1b[2J\u{6f22}\u{5b57} x", 0, None)]),
+    )];
+    let frame = screen(updates, 100, TERMINAL, false);
+    let want = " => RUN  [2J\u{6f22}\u{5b57} x                                      0.1s";
+    assert_eq!(frame.lines().nth(1), Some(want), "{frame:?}");
 }
 
 #[test]

@@ -7,11 +7,12 @@
 //!  => => # cc -c main.c
 //! ```
 //!
-//! Invariants: a frame never has more lines than the terminal; no line is wider; what a step printed
-//! can't act on the terminal.
+//! Invariants: a frame never has more lines than the terminal; no line is wider; what a step printed, or is
+//! called, can't act on the terminal; on a narrow terminal the state outlives the builder's name.
 
 use std::fmt::Write as _;
 
+use super::columns::{align, clean, cut, cut_start, width};
 use super::screen::HEIGHT;
 use super::sizes::bytes;
 use super::trace::{Moment, Outcome, Trace, Vertex, seconds};
@@ -19,7 +20,9 @@ use super::trace::{Moment, Outcome, Trace, Vertex, seconds};
 /// Steps that took less are shown as 0.0.
 const NOTHING: f64 = 0.05;
 /// Narrower and there is no room for names.
-const LEAST_NAME: usize = 12;
+const LEAST_NAME: usize = 8;
+/// Of a builder's name less says nothing.
+const LEAST_LABEL: usize = 8;
 
 /// The terminal's size and what it can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +30,15 @@ pub(crate) struct Terminal {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) colors: bool,
+    /// When it gets narrower it breaks the lines that are on it, as nearly all do today.
+    pub(crate) breaks_lines: bool,
 }
 
 /// Draws frames.
 #[derive(Debug, Default)]
 pub(crate) struct Tty {
-    drawn: usize,
+    /// The widths of the last frame's lines.
+    drawn: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +66,21 @@ impl Tty {
         label: &str,
         last: bool,
     ) -> String {
+        let above = self.height(terminal);
+        // What erases the rest of a line would erase the last column, too, once something is in it.
+        let terminal = Terminal {
+            width: terminal.width.saturating_sub(1),
+            ..terminal
+        };
         let mut lines = vec![heading(trace, now, terminal, label, last)];
         let room = (!last).then(|| terminal.height.saturating_sub(2));
         lines.extend(fit(jobs(trace, now, terminal, room), room));
         let mut out = String::from("\x1b[?25l");
-        if self.drawn > 0 {
-            let _ = write!(out, "\x1b[{}A", self.drawn);
+        if above > 0 {
+            let _ = write!(out, "\x1b[{above}A");
         }
         out.push('\r');
-        self.drawn = lines.len();
+        self.drawn = lines.iter().map(|line| width(&line.text)).collect();
         for line in lines {
             let code = match line.look {
                 Look::Ended => "36",
@@ -86,6 +98,16 @@ impl Tty {
         out.push_str("\x1b[J\x1b[?25h");
         out
     }
+
+    /// How many lines of the terminal the last frame takes.
+    fn height(&self, terminal: Terminal) -> usize {
+        if !terminal.breaks_lines {
+            return self.drawn.len();
+        }
+        let wide = terminal.width.max(1);
+        let height = |width: &usize| width.div_ceil(wide).max(1);
+        self.drawn.iter().map(height).sum()
+    }
 }
 
 fn heading(trace: &Trace, now: Moment, terminal: Terminal, label: &str, last: bool) -> Line {
@@ -96,9 +118,22 @@ fn heading(trace: &Trace, now: Moment, terminal: Terminal, label: &str, last: bo
         ""
     };
     let elapsed = seconds(trace.elapsed(now));
-    let text = format!("[+] Building {elapsed:.1}s ({ended}/{all}){state}");
+    let count = format!("({ended}/{all})");
+    let forms = [
+        format!("[+] Building {elapsed:.1}s {count}{state}"),
+        format!("[+] {elapsed:.1}s {count}{state}"),
+        format!("{count}{state}"),
+    ];
+    let fits = forms.iter().find(|form| width(form) <= terminal.width);
+    let text = fits.unwrap_or(&forms[2]);
+    // The end of an address tells more than its beginning.
+    let room = terminal.width.saturating_sub(width(text) + 1);
+    let label = match room {
+        LEAST_LABEL.. => cut_start(&clean(label), room),
+        _ => String::new(),
+    };
     Line {
-        text: align(&text, label, terminal.width),
+        text: align(text, &label, terminal.width),
         look: Look::Plain,
         working: true,
     }
@@ -106,39 +141,50 @@ fn heading(trace: &Trace, now: Moment, terminal: Terminal, label: &str, last: bo
 
 fn jobs(trace: &Trace, now: Moment, terminal: Terminal, room: Option<usize>) -> Vec<Line> {
     let daemons = trace.daemons(now);
-    let working = trace
-        .shown()
-        .filter(|(_, vertex)| vertex.ended().is_none())
-        .count();
-    // Output is shown of as many steps as there is room for, those that wrote last.
-    let mut screens = room.map_or(0, |room| room.saturating_sub(working) / (HEIGHT + 1));
-    let mut with_screen: Vec<usize> = Vec::new();
-    let talkative = |vertex: &Vertex| vertex.ended().is_none() && !vertex.screen.is_empty();
-    for (index, vertex) in trace.shown() {
-        if screens > 0 && talkative(vertex) {
-            with_screen.push(index);
-            screens -= 1;
-        }
-    }
     let mut lines = Vec::new();
-    for (index, vertex) in trace.shown() {
-        job(&mut lines, vertex, daemons, terminal.width);
-        if with_screen.contains(&index) {
-            for text in vertex.screen.tail() {
-                lines.push(Line {
-                    text: cut(&format!(" => => # {text}"), terminal.width),
-                    look: Look::Faint,
-                    working: true,
-                });
-            }
+    let mut heads = Vec::new();
+    for (_, vertex) in trace.shown() {
+        let head = job(vertex, daemons, terminal.width, room.is_none());
+        heads.push((vertex, head));
+    }
+    // Output is shown of as many steps as there is room for beside what works; some room is for what ended.
+    let is_talking = |vertex: &Vertex| vertex.ended().is_none() && !vertex.screen.is_empty();
+    let talking = heads
+        .iter()
+        .filter(|(vertex, _)| is_talking(vertex))
+        .count();
+    let all = heads.iter().flat_map(|(_, head)| head);
+    let working = all.filter(|line| line.working).count();
+    let mut free = (room.map_or(0, |room| room.saturating_sub(working)) * 2).div_ceil(3);
+    let share = (free / talking.max(1)).clamp(1, HEIGHT);
+    for (vertex, head) in heads {
+        lines.extend(head);
+        let most = share.min(free);
+        if most == 0 || !is_talking(vertex) {
+            continue;
+        }
+        free -= most;
+        for text in vertex.screen.tail(most) {
+            lines.push(Line {
+                text: cut(&format!(" => => # {text}"), terminal.width),
+                look: Look::Faint,
+                working: true,
+            });
         }
     }
     lines
 }
 
-fn job(lines: &mut Vec<Line>, vertex: &Vertex, now: Moment, width: usize) {
-    let (outcome, working) = (vertex.outcome(), vertex.ended().is_none());
-    let name = vertex.name.replace(['\t', '\n'], " ");
+/// A step's own lines. When all is over, what hasn't ended never will.
+fn job(vertex: &Vertex, now: Moment, width: usize, is_over: bool) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let is_open = vertex.ended().is_none();
+    let working = is_open && !is_over;
+    let outcome = match vertex.outcome() {
+        Outcome::Done if is_open && is_over => Outcome::Canceled,
+        outcome => outcome,
+    };
+    let name = clean(&vertex.name);
     let (prefix, look) = match outcome {
         Outcome::Canceled => ("CANCELED ", Look::Warning),
         Outcome::Failed => ("ERROR ", Look::Failed),
@@ -162,7 +208,7 @@ fn job(lines: &mut Vec<Line>, vertex: &Vertex, now: Moment, width: usize) {
         let taken = part.completed.unwrap_or(now) - part.started.unwrap_or(now);
         let open = part.completed.is_none();
         lines.extend(line(
-            &format!("=> {}", part.id),
+            &format!("=> {}", clean(&part.id)),
             &amounts,
             seconds(taken),
             if open { Look::Plain } else { Look::Ended },
@@ -172,8 +218,9 @@ fn job(lines: &mut Vec<Line>, vertex: &Vertex, now: Moment, width: usize) {
     }
     for warning in &vertex.warnings {
         let text = format!("WARN: {}", String::from_utf8_lossy(&warning.short));
-        lines.extend(line(&text, "", 0.0, Look::Warning, false, width));
+        lines.extend(line(&clean(&text), "", 0.0, Look::Warning, false, width));
     }
+    lines
 }
 
 fn line(
@@ -218,20 +265,4 @@ fn fit(lines: Vec<Line>, room: Option<usize>) -> Vec<Line> {
         .collect();
     kept.drain(..excess);
     kept
-}
-
-fn cut(text: &str, width: usize) -> String {
-    match text.char_indices().nth(width) {
-        Some((end, _)) => text[..end].to_owned(),
-        None => text.to_owned(),
-    }
-}
-
-fn align(left: &str, right: &str, width: usize) -> String {
-    let room = width.saturating_sub(right.chars().count() + 1);
-    let left = cut(left, room);
-    let gap = room.saturating_sub(left.chars().count()) + 1;
-    cut(&format!("{left}{:gap$}{right}", ""), width)
-        .trim_end()
-        .to_owned()
 }

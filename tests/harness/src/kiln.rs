@@ -16,7 +16,7 @@ use crate::context::Context;
 impl Stage<'_> {
     /// `kiln ARGUMENTS` with the scenario's daemon as the builder.
     pub fn kiln(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(binary("KILN_CLI", "kiln")?);
         let home = self.path("home");
         fs::create_dir_all(&home)?;
         command
@@ -39,8 +39,11 @@ impl Stage<'_> {
             "BUILDKIT_HOST",
             "BUILDKIT_PROGRESS",
             "DBUS_SESSION_BUS_ADDRESS",
+            "DOCKER_CERT_PATH",
             "DOCKER_CONTEXT",
             "DOCKER_DEFAULT_PLATFORM",
+            "DOCKER_TLS",
+            "DOCKER_TLS_VERIFY",
             "SOURCE_DATE_EPOCH",
             "SSH_AUTH_SOCK",
         ] {
@@ -61,8 +64,9 @@ impl Stage<'_> {
     }
 }
 
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("KILN_CLI") {
+/// A program of the workspace: what the variable names, else the newest that was built.
+pub(crate) fn binary(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
@@ -71,9 +75,9 @@ fn binary() -> Result<PathBuf> {
     );
     ["release", "debug"]
         .iter()
-        .map(|profile| target.join(profile).join("kiln"))
+        .map(|profile| target.join(profile).join(name))
         .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
         .max()
         .map(|(_, path)| path)
-        .context("kiln isn't built: run `cargo build -p kiln`")
+        .with_context(|| format!("{name} isn't built: run `cargo build -p kiln -p kiln-vm`"))
 }

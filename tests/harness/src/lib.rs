@@ -13,6 +13,7 @@
 //! its owner, also when a test panics; a wait is for a condition and has a deadline.
 
 mod archive;
+mod authority;
 mod bed;
 mod buildx;
 mod collector;
@@ -25,15 +26,18 @@ mod kiln;
 mod kilnd;
 mod leftovers;
 mod lie;
+mod machine;
 mod moby;
 mod registry;
 mod relay;
 mod run;
 mod service;
+mod terminal;
 mod wait;
 mod web;
 
 pub use archive::{Archive, Image, Layer};
+pub use authority::Authority;
 pub use bed::{Bed, Stage};
 pub use buildx::Client;
 pub use collector::{Collector, Seen};
@@ -45,9 +49,11 @@ pub use keyring::Keyring;
 pub use kiln_test_tools::{Buildx, Tools, on_path};
 pub use kilnd::{Kilnd, KilndOptions};
 pub use leftovers::{mounts_under, processes_with_argument, processes_with_mounts_under};
+pub use machine::{HOST, Machine};
 pub use moby::Moby;
 pub use registry::Registry;
 pub use run::{Run, Running};
 pub use service::Service;
+pub use terminal::{Size, Terminal};
 pub use wait::{until, within};
 pub use web::Web;

@@ -279,9 +279,14 @@ impl Running {
     }
 
     /// Waits for the end, which must come before `LONGEST_RUN`.
-    pub fn wait(mut self) -> Result<Run> {
+    pub fn wait(self) -> Result<Run> {
+        self.wait_within(LONGEST_RUN)
+    }
+
+    /// Waits for the end, which must come this soon.
+    pub fn wait_within(mut self, limit: Duration) -> Result<Run> {
         let child = &mut self.child;
-        let ended = until("the client ends", LONGEST_RUN, || {
+        let ended = until("the client ends", limit, || {
             child.try_wait().ok().flatten()
         });
         let status: ExitStatus =

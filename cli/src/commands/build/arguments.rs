@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::old_flags::OldFlags;
 use crate::progress::Mode;
 
 const EXAMPLES: &str = "\
@@ -123,7 +124,7 @@ pub(crate) struct BuildArguments {
     pub(super) cgroup_parent: Option<String>,
 
     /// Ask the frontend instead of building: check, outline, targets[,format=json]
-    #[arg(long, value_name = "QUESTION")]
+    #[arg(long, value_name = "QUESTION", alias = "print")]
     pub(super) call: Option<String>,
     /// Short for --call=check
     #[arg(long, conflicts_with = "call")]
@@ -134,6 +135,9 @@ pub(crate) struct BuildArguments {
     /// Print only the image's id
     #[arg(short, long)]
     pub(super) quiet: bool,
+
+    #[command(flatten)]
+    pub(super) old: OldFlags,
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -8,6 +8,7 @@
 //! | `images.rs` | named images and archives |
 //! | `logins.rs` | credentials: a helper, a real keyring, text |
 //! | `records.rs` | the cache, its mounts, and the records of builds |
+//! | `terminal.rs` | what a build draws on a terminal |
 
 use std::io::{Seek as _, Write as _};
 use std::process::{Command, Stdio};
@@ -23,6 +24,7 @@ mod docker;
 mod images;
 mod logins;
 mod records;
+mod terminal;
 
 const ONE_CLIENT: &str = "the client isn't buildx";
 const NOT_HERE: &str = "whom the client asks for passwords is no business of the daemon";
@@ -50,6 +52,11 @@ pub(crate) const ALL: &[Scenario] = &[
     both("cli_keeps_local_caches", build::keeps_local_caches),
     both("cli_asks_frontends", build::asks_frontends),
     both("cli_cancels", build::cancels),
+    both("cli_draws_at_each_size", terminal::draws_at_each_size),
+    both("cli_draws_failures", terminal::draws_failures),
+    both("cli_is_interrupted", terminal::is_interrupted),
+    both("cli_follows_the_size", terminal::follows_the_size),
+    both("cli_looks_like_buildx", terminal::looks_like_buildx),
     both("cli_takes_contexts", contexts::takes_contexts),
     both("cli_takes_remote_contexts", contexts::takes_remote_contexts),
     both("cli_serves_ssh_keys", contexts::serves_ssh_keys),
@@ -90,7 +97,13 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
 ];
 
-pub(crate) const ON_BED: &[(&str, OnBed)] = &[("cli_loads_into_docker", docker::loads_into_docker)];
+pub(crate) const ON_BED: &[(&str, OnBed)] = &[
+    ("cli_loads_into_docker", docker::loads_into_docker),
+    (
+        "cli_loads_into_docker_over_tls",
+        docker::loads_into_docker_over_tls,
+    ),
+];
 
 /// A command, the exit code that it should have, and what it should say.
 type Row<'a> = (&'a [&'a str], i32, &'a [&'a str]);
