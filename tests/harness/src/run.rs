@@ -286,9 +286,7 @@ impl Running {
     /// Waits for the end, which must come this soon.
     pub fn wait_within(mut self, limit: Duration) -> Result<Run> {
         let child = &mut self.child;
-        let ended = until("the client ends", limit, || {
-            child.try_wait().ok().flatten()
-        });
+        let ended = until("the client ends", limit, || child.try_wait().ok().flatten());
         let status: ExitStatus =
             ended.with_context(|| format!("$ {}\n{}", self.command, self.stderr.text()))?;
         let elapsed = self.start.elapsed();
