@@ -5,17 +5,15 @@
 //!  DNS      DNS         TCP            TLS            protocol      auth
 //! ```
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod probe;
 
-use reqwest::{StatusCode, header};
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::Credential;
 
-const HUB: &str = "docker.io";
-const HUB_HOST: &str = "registry-1.docker.io";
-const PATIENCE: Duration = Duration::from_secs(20);
+pub use probe::{Probed, Reach, probe};
 
 /// What failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +55,7 @@ impl Layer {
                 "is the registry running, and does a firewall or proxy let this machine reach it?"
             }
             Self::Tls => {
-                "add the registry's CA to this machine, or name it as insecure in the settings"
+                "add its CA to the registry's settings, or have its certificate not checked"
             }
             Self::Protocol => "is this the registry's address, and not that of its web page?",
             Self::Auth => {
@@ -97,149 +95,26 @@ struct TokenAnswer {
 
 /// Tests credentials against a registry; changes nothing.
 pub async fn test(registry: &str, credential: &Credential) -> Result<(), LoginError> {
-    let host = if registry == HUB { HUB_HOST } else { registry };
-    test_at(registry, host, is_local(host), credential).await
+    test_with(registry, credential, &Reach::default()).await
 }
 
-/// The same at a host, with or without TLS.
-async fn test_at(
+/// The same, by what the engine is told of registries.
+pub async fn test_with(
     registry: &str,
-    host: &str,
-    plain: bool,
     credential: &Credential,
+    reach: &Reach,
 ) -> Result<(), LoginError> {
-    let failed = |layer, reason: String| LoginError {
-        registry: registry.to_owned(),
-        layer,
-        reason,
-    };
-    reach(host, plain)
-        .await
-        .map_err(|(layer, reason)| failed(layer, reason))?;
-    let scheme = if plain { "http" } else { "https" };
-    let url = format!("{scheme}://{host}/v2/");
-    let http = reqwest::Client::builder()
-        .timeout(PATIENCE)
-        .redirect(reqwest::redirect::Policy::limited(3))
-        .build()
-        .map_err(|error| failed(Layer::Tls, chain(&error)))?;
-    let answer = http.get(&url).send().await.map_err(|error| {
-        let layer = if error.is_connect() && !plain {
-            Layer::Tls
-        } else {
-            Layer::Protocol
-        };
-        failed(layer, chain(&error))
-    })?;
-    match answer.status() {
-        // It asks nobody who they are.
-        StatusCode::OK => return Ok(()),
-        StatusCode::UNAUTHORIZED => {}
-        status => {
-            return Err(failed(
-                Layer::Protocol,
-                format!("GET /v2/ answers {status}"),
-            ));
+    let steps = probe(registry, Some(credential), reach).await;
+    for step in steps {
+        if let Err(reason) = step.outcome {
+            return Err(LoginError {
+                registry: registry.to_owned(),
+                layer: step.layer,
+                reason,
+            });
         }
     }
-    let challenges = answer.headers().get_all(header::WWW_AUTHENTICATE);
-    let challenge = challenges
-        .iter()
-        .find_map(|value| challenge(value.to_str().ok()?));
-    let challenge = challenge.ok_or_else(|| {
-        failed(
-            Layer::Protocol,
-            "it wants a login of a kind that isn't known".to_owned(),
-        )
-    })?;
-    let basic = |request: reqwest::RequestBuilder| {
-        request.basic_auth(&credential.username, Some(&credential.secret))
-    };
-    let Challenge::Bearer(parameters) = challenge else {
-        let answer = basic(http.get(&url)).send().await;
-        let answer = answer.map_err(|error| failed(Layer::Protocol, chain(&error)))?;
-        return match answer.status() {
-            StatusCode::OK => Ok(()),
-            status => Err(failed(
-                Layer::Auth,
-                format!("the registry answers {status}"),
-            )),
-        };
-    };
-    let realm = parameters.get("realm").cloned().unwrap_or_default();
-    let mut request = http.get(&realm);
-    if let Some(service) = parameters.get("service") {
-        request = request.query(&[("service", service)]);
-    }
-    if !credential.username.is_empty() {
-        request = basic(request.query(&[("account", &credential.username)]));
-    }
-    let answer = request.send().await.map_err(|error| {
-        failed(
-            Layer::Protocol,
-            format!("its token server {realm}: {}", chain(&error)),
-        )
-    })?;
-    if !answer.status().is_success() {
-        let reason = format!("the token server answers {}", answer.status());
-        return Err(failed(Layer::Auth, reason));
-    }
-    let bytes = answer.bytes().await.unwrap_or_default();
-    let token: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| {
-        failed(
-            Layer::Protocol,
-            "the token server's answer isn't one".to_owned(),
-        )
-    })?;
-    let token = if token.token.is_empty() {
-        token.access_token
-    } else {
-        token.token
-    };
-    let answer = http.get(&url).bearer_auth(token).send().await;
-    let answer = answer.map_err(|error| failed(Layer::Protocol, chain(&error)))?;
-    match answer.status() {
-        StatusCode::OK => Ok(()),
-        status => Err(failed(
-            Layer::Scope,
-            format!("the registry answers {status} to the token"),
-        )),
-    }
-}
-
-/// Registries on this machine are spoken to without TLS.
-fn is_local(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "localhost"
-        || name
-            .trim_matches(['[', ']'])
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
-async fn reach(host: &str, plain: bool) -> Result<(), (Layer, String)> {
-    let address = match host.rsplit_once(':') {
-        Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
-        _ => format!("{host}:{}", if plain { 80 } else { 443 }),
-    };
-    let found = tokio::net::lookup_host(&address).await;
-    let found: Vec<_> = found
-        .map_err(|error| (Layer::Dns, error.to_string()))?
-        .collect();
-    let mut reason = "the name has no address".to_owned();
-    for address in &found {
-        match tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => reason = format!("{address}: {error}"),
-            Err(_) => reason = format!("{address}: no answer within {} s", PATIENCE.as_secs()),
-        }
-    }
-    let layer = if found.is_empty() {
-        Layer::Dns
-    } else {
-        Layer::Tcp
-    };
-    Err((layer, reason))
+    Ok(())
 }
 
 fn challenge(text: &str) -> Option<Challenge> {
@@ -409,7 +284,13 @@ mod tests {
                 username: "me".into(),
                 secret: secret.into(),
             };
-            let outcome = test_at(&host, &host, plain, &credential).await;
+            let mut reach = Reach::default();
+            let config = kiln_config::RegistryConfig {
+                http: Some(plain),
+                ..Default::default()
+            };
+            reach.registries.insert(host.clone(), config);
+            let outcome = test_with(&host, &credential, &reach).await;
             let got = outcome.as_ref().err().map(|error| error.layer);
             assert_eq!(got, want, "{what}: {outcome:?}");
             if let Err(error) = outcome {

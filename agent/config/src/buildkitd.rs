@@ -222,7 +222,7 @@ pub struct GcPolicyConfig {
     pub keep_bytes: Option<DiskSpace>,
     /// Leave at least this much.
     #[serde(rename = "reservedSpace")]
-    reserved_space: Option<DiskSpace>,
+    pub reserved_space: Option<DiskSpace>,
     /// Leave at most this much.
     #[serde(rename = "maxUsedSpace")]
     pub max_used_space: Option<DiskSpace>,

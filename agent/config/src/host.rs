@@ -37,6 +37,10 @@ const MOST_MEMORY: u64 = 4 << 40;
 const LEAST_DISK: u64 = 1 << 30;
 const MOST_DISK: u64 = 16 << 40;
 const MOST_CPUS: u32 = 255;
+/// Of a machine that nobody gave sizes.
+const DEFAULT_DISK: u64 = 64 << 30;
+const LEAST_DEFAULT_MEMORY: u64 = 1 << 30;
+const MOST_DEFAULT_MEMORY: u64 = 8 << 30;
 
 /// What runs the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -227,6 +231,24 @@ impl HostSettings {
             return refuse("buildkitd-toml", error.to_string());
         }
         Ok(())
+    }
+
+    /// The machine's processors on a host of so many.
+    pub fn cpus_of(&self, host: u32) -> u32 {
+        self.cpus.unwrap_or((host / 2).max(2).min(host))
+    }
+
+    /// The machine's memory on a host of so much.
+    pub fn memory_of(&self, host: u64) -> u64 {
+        self.memory.map_or_else(
+            || (host / 4).clamp(LEAST_DEFAULT_MEMORY, MOST_DEFAULT_MEMORY) >> 20 << 20,
+            |size| size.0,
+        )
+    }
+
+    /// The most that the disk may grow to.
+    pub fn disk_size(&self) -> u64 {
+        self.disk.map_or(DEFAULT_DISK, |size| size.0)
     }
 
     /// How long an idle machine is kept.

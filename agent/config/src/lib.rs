@@ -4,6 +4,7 @@
 //! the file and the line; a key that is known but not served says so where it is used, never silently.
 
 mod buildkitd;
+mod edit;
 mod host;
 mod load;
 pub mod paths;
@@ -14,6 +15,7 @@ pub use buildkitd::{
     GatewayFrontendConfig, GcPolicyConfig, GrpcConfig, HistoryConfig, LogConfig, OtelConfig,
     RegistryConfig, SystemConfig, TlsConfig, TlsKeyPair, WorkerConfig, WorkersConfig,
 };
+pub use edit::ConfigText;
 pub use host::{
     AcceleratorChoice, AllowRule, DriverChoice, HostSettings, IdleStop, ProxySettings,
     SettingsError, Size,

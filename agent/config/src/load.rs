@@ -25,6 +25,14 @@ pub enum ConfigError {
         /// Which line, and what is wrong with it.
         source: Box<toml::de::Error>,
     },
+    /// The text can't be taken apart for an edit.
+    #[error("{path}: {problem}")]
+    Edit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// A setting has a value that can't be.
     #[error("{path}: {problem}")]
     Setting {

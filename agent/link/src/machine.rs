@@ -53,12 +53,20 @@ pub struct Setup {
     pub certificates: String,
     /// The engine's configuration, as `buildkitd.toml`.
     pub buildkitd_toml: String,
+    /// Texts of files that it names: CAs and client certificates of registries. They are to be had by
+    /// [`registry_file`].
+    pub registry_files: Vec<String>,
     /// Ports of the host's loopback that the guest offers to steps, by [`Link::open_host_port`].
     pub forward: Vec<u16>,
     /// Mend a damaged data disk at the cost of what is damaged (`e2fsck -y`).
     pub repair_disk: bool,
     /// Say more in the log.
     pub debug: bool,
+}
+
+/// Where the guest has a file of [`Setup::registry_files`].
+pub fn registry_file(index: usize) -> std::path::PathBuf {
+    format!("/run/kiln/registry/{index}.pem").into()
 }
 
 /// One interface with a fixed address.

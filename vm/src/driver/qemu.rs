@@ -17,6 +17,7 @@ mod machine;
 mod plan;
 mod proxy;
 mod qmp;
+mod registry_files;
 mod room;
 
 use std::path::{Path, PathBuf};
@@ -326,6 +327,7 @@ fn listen(path: &Path) -> Result<UnixListener, StartError> {
 fn setup(order: &StartOrder) -> Result<Setup, StartError> {
     let settings = &order.settings;
     let certificates = user_certificates(&settings.ca_files)?;
+    let (buildkitd_toml, registry_files) = registry_files::gather(&settings.buildkitd_toml)?;
     Ok(Setup {
         unix_nanos: unix_nanos(),
         proxy: Proxy {
@@ -334,7 +336,8 @@ fn setup(order: &StartOrder) -> Result<Setup, StartError> {
             none_for: settings.proxy.no_proxy.clone(),
         },
         certificates: String::from_utf8_lossy(&certificates).into_owned(),
-        buildkitd_toml: settings.buildkitd_toml.clone(),
+        buildkitd_toml,
+        registry_files,
         forward: proxy::allowed(settings).into_iter().collect(),
         repair_disk: order.repair_disk,
         ..Setup::default()

@@ -1,11 +1,13 @@
 //! Clock, names, certificates, proxies: what a system's configuration files say elsewhere.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use kiln_link::machine::Setup;
+use kiln_link::machine::{Setup, registry_file};
 use rustix::time::{ClockId, Timespec};
 
 const HOSTNAME: &str = "kiln";
@@ -51,10 +53,29 @@ pub(super) fn configure(setup: &Setup) -> anyhow::Result<()> {
         let all = format!("{}\n{}\n", public.trim_end(), setup.certificates.trim());
         fs::write(CERTIFICATES, all).context(CERTIFICATES)?;
     }
+    hand_out(Path::new("/"), &setup.registry_files)?;
     kiln_sys::environment::set_early("SSL_CERT_FILE", CERTIFICATES);
     for (name, value) in proxies(setup) {
         kiln_sys::environment::set_early(&name, &value);
         kiln_sys::environment::set_early(&name.to_ascii_lowercase(), &value);
+    }
+    Ok(())
+}
+
+/// Puts files of registries where the configuration has them, beneath `root`.
+fn hand_out(root: &Path, files: &[String]) -> anyhow::Result<()> {
+    for (index, text) in files.iter().enumerate() {
+        let path = registry_file(index);
+        let path = root.join(path.strip_prefix("/").unwrap_or(&path));
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        }
+        // One of them may be a key.
+        let mut file = fs::OpenOptions::new();
+        let file = file.write(true).create(true).truncate(true).mode(0o600);
+        file.open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
@@ -77,4 +98,22 @@ pub(super) fn proxies(setup: &Setup) -> Vec<(String, String)> {
         all.push(("NO_PROXY".to_owned(), direct.join(",")));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_registries_are_where_the_configuration_has_them() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        hand_out(root.path(), &["a".to_owned(), "b".to_owned()]).unwrap();
+        let path = root.path().join("run/kiln/registry/1.pem");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "b");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
 }

@@ -16,9 +16,6 @@ use crate::driver::StartError;
 use crate::driver::native::memory_of_the_host;
 
 const ADD_ON_NODE: &str = "add-on";
-const DEFAULT_DISK: u64 = 64 << 30;
-const LEAST_DEFAULT_MEMORY: u64 = 1 << 30;
-const MOST_DEFAULT_MEMORY: u64 = 8 << 30;
 /// With less than this free where the disk is, builds will fail.
 const LITTLE_SPACE: u64 = 2 << 30;
 
@@ -43,14 +40,9 @@ struct Entry {
 impl Plan {
     pub(super) fn make(settings: &HostSettings, guest: &Path) -> Result<Self, StartError> {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let cpus = settings
-            .cpus
-            .unwrap_or((processors / 2).max(2).min(processors));
+        let cpus = settings.cpus_of(processors);
         let host_memory = memory_of_the_host();
-        let memory = settings.memory.map_or_else(
-            || (host_memory / 4).clamp(LEAST_DEFAULT_MEMORY, MOST_DEFAULT_MEMORY) >> 20 << 20,
-            |size| size.0,
-        );
+        let memory = settings.memory_of(host_memory);
         if memory > host_memory {
             return Err(StartError::Setting {
                 setting: "memory",
@@ -75,7 +67,7 @@ impl Plan {
         Ok(Self {
             cpus,
             memory,
-            disk: settings.disk.map_or(DEFAULT_DISK, |size| size.0),
+            disk: settings.disk_size(),
             kernel,
             initrd,
             add_on,
