@@ -7,14 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use kiln_controller::view::{
     BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart,
     CacheMount, CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun,
-    Image, ImageDetail, MachineSettings, MachineStatus, Plan, Policy, Registry, TestStep,
-    ToolState, Transfer, WatchState,
+    Image, ImageDetail, MachineSettings, MachineStatus, Pick, Plan, Policy, Rebuild, Registry,
+    Retention, TestStep, ToolState, Transfer, WatchState,
 };
 use kiln_controller::{AppSettings, Controller, Failure};
 use tauri::async_runtime::{JoinHandle, spawn};
 use tauri::ipc::{Channel, Invoke};
-use tauri::{State, Wry};
+use tauri::{AppHandle, State, Wry};
 
+use crate::dialogs;
 use crate::shell::Asked;
 
 type Here<'a> = State<'a, Controller>;
@@ -92,6 +93,12 @@ async fn watch_settings(
 #[tauri::command]
 async fn asked_route(asked: State<'_, Asked>) -> Answer<Option<String>> {
     Ok(asked.take())
+}
+
+/// Asks people for a place by the desktop's own dialog; none where they chose none.
+#[tauri::command]
+async fn pick(app: AppHandle, ask: Pick) -> Answer<Option<String>> {
+    dialogs::pick(&app, ask).await
 }
 
 #[tauri::command]
@@ -182,13 +189,17 @@ forward! {
     save_machine_settings(settings: MachineSettings) -> Vec<String>;
     console() -> String;
     diagnose() -> Vec<Check>;
-    inspect_folder(path: String) -> FolderInfo;
+    inspect_folder(path: String, dockerfile: String) -> FolderInfo;
     start_build(request: BuildRequest) -> String;
     ask_dockerfile(request: BuildRequest) -> DockerfileAnswers;
     kept_secrets() -> Vec<String>;
     keep_secret(name: String, value: String) -> ();
     forget_secret(name: String) -> ();
     registries() -> Vec<Registry>;
+    save_registry(registry: Registry) -> Vec<String>;
+    forget_registry(host: String) -> Vec<String>;
+    retention() -> Retention;
+    save_retention(retention: Retention) -> Vec<String>;
     test_builder(builder: BuilderAddress) -> Vec<TestStep>;
     images() -> Vec<Image>;
     inspect_image(name: String) -> ImageDetail;
@@ -199,7 +210,7 @@ forward! {
     run_cleanup(plan_id: String) -> GcRun;
     gc_runs() -> Vec<GcRun>;
     gc_policies() -> Vec<Policy>;
-    save_gc_policies(policies: Vec<Policy>) -> ();
+    save_gc_policies(policies: Vec<Policy>) -> Vec<String>;
     cache_mounts() -> Vec<CacheMount>;
     browse_mount(record_id: String, path: String) -> Vec<FileEntry>;
     clear_mount(record_id: String) -> i64;
@@ -219,6 +230,11 @@ async fn reset_machine(here: Here<'_>, confirm: String) -> Answer<()> {
 #[tauri::command]
 async fn build_detail(here: Here<'_>, reference: String) -> Answer<BuildDetail> {
     here.build_detail(&reference).await
+}
+
+#[tauri::command]
+async fn rebuild(here: Here<'_>, reference: String) -> Answer<Rebuild> {
+    here.rebuild(&reference).await
 }
 
 #[tauri::command]
@@ -350,6 +366,7 @@ pub fn handler() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         diagnose,
         build_detail,
         explain_build,
+        rebuild,
         cancel_build,
         pin_build,
         delete_builds,
@@ -395,10 +412,15 @@ pub fn handler() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
         test_builder,
         registries,
         test_registry,
+        save_registry,
+        forget_registry,
+        retention,
+        save_retention,
         login_registry,
         logout_registry,
         save_settings,
         watch_settings,
         asked_route,
+        pick,
     ]
 }

@@ -13,8 +13,21 @@ use crate::{Controller, Failure};
 impl Controller {
     /// A record with all that hangs on it.
     pub async fn build_detail(&self, reference: &str) -> Result<BuildDetail, Failure> {
-        if let Some(detail) = self.imported_detail(reference) {
-            return Ok(detail);
+        let (record, provenance) = self.whole_record(reference).await?;
+        let summary = match self.listed(reference).filter(|build| build.imported) {
+            Some(imported) => imported,
+            None => self.known_summary(&record),
+        };
+        Ok(detail(summary, &record, provenance.as_deref()))
+    }
+
+    /// A record with its whole error, and its provenance: the engine's, or that of a file that was taken in.
+    pub(crate) async fn whole_record(
+        &self,
+        reference: &str,
+    ) -> Result<(control::BuildHistoryRecord, Option<Vec<u8>>), Failure> {
+        if let Some(imported) = self.imported_record(reference) {
+            return Ok(imported);
         }
         let client = self.engine().await?;
         let request = control::BuildHistoryRequest {
@@ -39,11 +52,7 @@ impl Controller {
             record.error = Some(status);
         }
         let provenance = provenance::of(&client, &record).await;
-        Ok(detail(
-            self.known_summary(&record),
-            &record,
-            provenance.as_deref(),
-        ))
+        Ok((record, provenance))
     }
 
     /// Calls `each` with a build's progress until it ends or `each` says that nobody listens. What comes

@@ -41,6 +41,7 @@ fn run(wire: agent::Run) -> GcRun {
         finished: wire.finished.map(|at| millis(at.seconds, at.nanos)),
         records: wire.records,
         bytes: wire.bytes,
+        host_bytes: None,
     }
 }
 
@@ -113,6 +114,10 @@ impl Controller {
 
     /// Does what the plan said.
     pub async fn run_cleanup(&self, plan_id: String) -> Result<GcRun, Failure> {
+        self.measured(self.execute(plan_id)).await
+    }
+
+    async fn execute(&self, plan_id: String) -> Result<GcRun, Failure> {
         let request = agent::ExecuteRequest { plan_id };
         let mut events = self
             .cache_calls()
@@ -140,7 +145,7 @@ impl Controller {
             .await?
             .into_inner()
             .runs;
-        Ok(runs.into_iter().map(run).collect())
+        Ok(self.with_freed(runs.into_iter().map(run).collect()))
     }
 
     /// The policies in force.
@@ -166,13 +171,15 @@ impl Controller {
             .collect())
     }
 
-    /// Others in their place; none: the defaults.
-    pub async fn save_gc_policies(&self, policies: Vec<Policy>) -> Result<(), Failure> {
+    /// Others in their place, now and after the machine's next start; none: the defaults. Names of the settings that
+    /// wait for that start.
+    pub async fn save_gc_policies(&self, policies: Vec<Policy>) -> Result<Vec<String>, Failure> {
         let request = agent::SetPoliciesRequest {
-            policies: policies.into_iter().map(policy_wire).collect(),
+            policies: policies.iter().cloned().map(policy_wire).collect(),
         };
+        // The engine refuses what can't be; only what it took is kept.
         self.cache_calls().await?.set_policies(request).await?;
-        Ok(())
+        self.keep_policies(&policies).await
     }
 
     /// All cache mounts.

@@ -298,6 +298,11 @@ impl Controller {
         &self.shared.imported
     }
 
+    /// A build as the list has it.
+    pub(crate) fn listed(&self, reference: &str) -> Option<BuildSummary> {
+        self.known().get(reference).cloned()
+    }
+
     /// Whether that build is known from a file alone.
     pub(crate) fn is_imported(&self, reference: &str) -> bool {
         self.known()

@@ -14,16 +14,20 @@ const LONGEST: u64 = 1 << 20;
 const SKIPPED: [&str; 5] = [".git", "node_modules", "target", "vendor", "dist"];
 
 impl Controller {
-    /// Looks for Dockerfiles, three folders deep.
-    pub async fn inspect_folder(&self, path: String) -> Result<FolderInfo, Failure> {
-        let work = move || inspect(Path::new(&path));
+    /// Looks for Dockerfiles, three folders deep, and reads `dockerfile` as well, wherever it is.
+    pub async fn inspect_folder(
+        &self,
+        path: String,
+        dockerfile: String,
+    ) -> Result<FolderInfo, Failure> {
+        let work = move || inspect(Path::new(&path), &dockerfile);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| Failure::internal(&error))?
     }
 }
 
-fn inspect(folder: &Path) -> Result<FolderInfo, Failure> {
+fn inspect(folder: &Path, dockerfile: &str) -> Result<FolderInfo, Failure> {
     if !folder.is_absolute() {
         return Err(Failure::user(
             "Give the folder’s whole path.",
@@ -49,6 +53,14 @@ fn inspect(folder: &Path) -> Result<FolderInfo, Failure> {
         )
     });
     found.truncate(MOST);
+    let named = Path::new(dockerfile);
+    let named = named.strip_prefix(folder).unwrap_or(named);
+    if !dockerfile.is_empty() && folder.join(named).is_file() {
+        let named = named.display().to_string();
+        if !found.contains(&named) {
+            found.push(named);
+        }
+    }
     let ignore = folder.join(".dockerignore");
     Ok(FolderInfo {
         path: folder.display().to_string(),
@@ -93,7 +105,8 @@ fn is_dockerfile(name: &str) -> bool {
     })
 }
 
-fn read(folder: &Path, path: &str) -> DockerfileInfo {
+/// What a Dockerfile of a folder, or another one by its whole path, uses.
+pub(crate) fn read(folder: &Path, path: &str) -> DockerfileInfo {
     let file = folder.join(path);
     let text = match std::fs::metadata(&file) {
         Ok(metadata) if metadata.len() > LONGEST => Err("it is longer than a megabyte".to_owned()),
@@ -313,12 +326,33 @@ mod tests {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, "FROM scratch\n").unwrap();
         }
-        let info = inspect(folder.path()).unwrap();
+        let info = inspect(folder.path(), "").unwrap();
         let paths: Vec<&str> = info.dockerfiles.iter().map(|d| d.path.as_str()).collect();
         assert_eq!(paths, ["Dockerfile", "deploy/Dockerfile.worker"]);
-        assert_eq!(inspect(Path::new("relative")).unwrap_err().kind, "user");
+        // One that was chosen, deep below or elsewhere, is read as well.
+        let deep = folder
+            .path()
+            .join("a/b/c/d/Dockerfile")
+            .display()
+            .to_string();
+        for (named, path) in [
+            (&*deep, "a/b/c/d/Dockerfile"),
+            ("a/b/c/d/Dockerfile", "a/b/c/d/Dockerfile"),
+        ] {
+            let info = inspect(folder.path(), named).unwrap();
+            assert_eq!(info.dockerfiles[2].path, path);
+            assert_eq!(info.dockerfiles[2].stages.len(), 1);
+        }
         assert_eq!(
-            inspect(&folder.path().join("gone")).unwrap_err().kind,
+            inspect(folder.path(), "deploy/gone")
+                .unwrap()
+                .dockerfiles
+                .len(),
+            2
+        );
+        assert_eq!(inspect(Path::new("relative"), "").unwrap_err().kind, "user");
+        assert_eq!(
+            inspect(&folder.path().join("gone"), "").unwrap_err().kind,
             "user"
         );
     }

@@ -2,6 +2,7 @@
 
 use futures::StreamExt as _;
 use kiln_client::host::{AllowRule, Outcome, Proxy, Settings, State, Status};
+use kiln_config::{HostPaths, HostSettings};
 
 use crate::view::{Allow, Check, DiskUse, MachineSettings, MachineStatus, Socket, millis};
 use crate::{Controller, Failure};
@@ -86,9 +87,28 @@ fn host_size() -> (u32, i64) {
     (u32::try_from(cpus).unwrap_or(u32::MAX), memory)
 }
 
-fn settings_view(wire: Settings) -> MachineSettings {
+/// Length of the disk's file, which never gets less, and the most that the file could hold: what it does and what is free.
+fn disk_size(paths: &HostPaths) -> (i64, i64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let file = std::fs::metadata(paths.data_disk()).ok();
+    let (length, held) = file.map_or((0, 0), |file| (file.len(), file.blocks() * 512));
+    let near = paths.state.ancestors().find(|path| path.is_dir());
+    let free = near
+        .and_then(|path| rustix::fs::statvfs(path).ok())
+        .map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+    (bytes(length), bytes(held + free))
+}
+
+fn bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn settings_view(wire: Settings, paths: &HostPaths) -> MachineSettings {
     let proxy = wire.proxy.unwrap_or_default();
     let (host_cpus, host_memory_bytes) = host_size();
+    let (disk_length, host_disk_bytes) = disk_size(paths);
+    let unset = HostSettings::default();
+    let host_memory = u64::try_from(host_memory_bytes).unwrap_or(0);
     MachineSettings {
         driver: wire.driver,
         cpus: wire.cpus,
@@ -111,6 +131,11 @@ fn settings_view(wire: Settings) -> MachineSettings {
         buildkitd_toml: wire.buildkitd_toml,
         host_cpus,
         host_memory_bytes,
+        host_disk_bytes,
+        default_cpus: unset.cpus_of(host_cpus),
+        default_memory_bytes: bytes(unset.memory_of(host_memory)),
+        default_disk_bytes: bytes(unset.disk_size()),
+        disk_length,
     }
 }
 
@@ -161,7 +186,8 @@ impl Controller {
 
     /// What the settings file says.
     pub async fn machine_settings(&self) -> Result<MachineSettings, Failure> {
-        Ok(settings_view(self.host().await?.settings().await?))
+        let settings = self.host().await?.settings().await?;
+        Ok(settings_view(settings, self.paths()))
     }
 
     /// Names of the settings that wait for the next start.
@@ -261,6 +287,19 @@ mod tests {
             buildkitd_toml: "x".into(),
             ..Settings::default()
         };
-        assert_eq!(settings_wire(settings_view(wire.clone())), wire);
+        let directory = tempfile::tempdir().unwrap();
+        let paths = HostPaths {
+            runtime: directory.path().join("r"),
+            state: directory.path().to_owned(),
+            config: directory.path().join("c"),
+        };
+        let disk = std::fs::File::create(paths.data_disk()).unwrap();
+        disk.set_len(5 << 30).unwrap();
+        let view = settings_view(wire.clone(), &paths);
+        assert_eq!(settings_wire(view.clone()), wire);
+        assert_eq!(view.disk_length, 5 << 30);
+        // A file of holes takes nothing of what is free.
+        assert!(view.host_disk_bytes > 0 && view.default_cpus > 0);
+        assert_eq!(view.default_disk_bytes, 64 << 30);
     }
 }

@@ -3,24 +3,36 @@
 //! ```text
 //! $BUILDX_CONFIG, else $DOCKER_CONFIG/buildx, else ~/.docker/buildx
 //!   refs/BUILDER/NODE/REF    {"LocalPath": …, "DockerfilePath": …}    buildx's
-//! STATE/refs/REF             {"LocalPath": …}                         of builds of the app
+//! STATE/refs/REF             {"LocalPath": …, "Request": {…}}         of builds of the app
 //! ```
-//! Invariant: buildx's are only read; what isn't there or isn't understood leaves a build as its record tells it.
+//! Invariants: buildx's are only read; what isn't there or isn't understood leaves a build as its record tells it; a note
+//! has the sources of secrets, and never a value.
 
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use kiln_client::DockerConfig;
 use kiln_config::HostPaths;
 use serde::{Deserialize, Serialize};
 
 use crate::builds::name_of;
-use crate::view::BuildSummary;
+use crate::view::{BuildRequest, BuildSummary};
 
-#[derive(Serialize, Deserialize)]
-struct Local {
-    #[serde(rename = "LocalPath", default)]
-    folder: String,
+/// What was noted of a build.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Local {
+    /// Its folder.
+    #[serde(rename = "LocalPath")]
+    pub(crate) folder: String,
+    /// Its Dockerfile.
+    #[serde(rename = "DockerfilePath")]
+    pub(crate) dockerfile: String,
+    /// All that it began with; of this app's builds alone.
+    #[serde(rename = "Request")]
+    pub(crate) request: Option<BuildRequest>,
 }
 
 /// Where the notes are.
@@ -42,16 +54,28 @@ impl Notes {
         }
     }
 
-    /// Notes the folder of a build of the app.
-    pub(crate) fn keep(&self, reference: &str, folder: &Path) -> io::Result<()> {
+    /// Notes what a build of the app begins with.
+    pub(crate) fn keep(&self, reference: &str, request: &BuildRequest) -> io::Result<()> {
         if !is_name(reference) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let local = Local {
-            folder: std::path::absolute(folder)?.display().to_string(),
+            folder: match Path::new(&request.context).is_dir() {
+                true => std::path::absolute(&request.context)?.display().to_string(),
+                false => String::new(),
+            },
+            dockerfile: String::new(),
+            request: Some(request.clone()),
         };
         fs::create_dir_all(&self.own)?;
-        fs::write(self.own.join(reference), serde_json::to_vec(&local)?)
+        // Build arguments are nobody else's business.
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.own.join(reference))?;
+        file.write_all(&serde_json::to_vec(&local)?)
     }
 
     /// Forgets a build that was deleted.
@@ -67,15 +91,19 @@ impl Notes {
         if !build.context.is_empty() {
             return;
         }
-        let Some(folder) = self.folder(&build.r#ref) else {
+        let Some(Local { folder, .. }) = self.local(&build.r#ref) else {
             return;
         };
+        if !Path::new(&folder).is_absolute() {
+            return;
+        }
         build.name = name_of(&folder, &build.dockerfile);
         build.project.clone_from(&folder);
         build.context = folder;
     }
 
-    fn folder(&self, reference: &str) -> Option<String> {
+    /// What was noted of a build.
+    pub(crate) fn local(&self, reference: &str) -> Option<Local> {
         if !is_name(reference) {
             return None;
         }
@@ -85,9 +113,7 @@ impl Notes {
         std::iter::once(self.own.clone())
             .chain(nodes.map(|node| node.path()))
             .filter_map(|directory| fs::read(directory.join(reference)).ok())
-            .filter_map(|text| serde_json::from_slice::<Local>(&text).ok())
-            .map(|local| local.folder)
-            .find(|folder| Path::new(folder).is_absolute())
+            .find_map(|text| serde_json::from_slice::<Local>(&text).ok())
     }
 }
 
@@ -107,10 +133,18 @@ mod tests {
             buildx: Some(directory.path().join("refs")),
             own: directory.path().join("own"),
         };
-        notes.keep("r3", Path::new("/src/own")).unwrap();
-        notes.keep("r4", Path::new("/src/own")).unwrap();
+        let folder = directory.path().join("src/own");
+        std::fs::create_dir_all(&folder).unwrap();
+        let own = folder.display().to_string();
+        let request = BuildRequest {
+            context: own.clone(),
+            ..BuildRequest::default()
+        };
+        notes.keep("r3", &request).unwrap();
+        notes.keep("r4", &request).unwrap();
         notes.forget("r4");
-        notes.keep("../r4", Path::new("/src/own")).unwrap_err();
+        notes.keep("../r4", &request).unwrap_err();
+        assert_eq!(notes.local("r3").unwrap().request, Some(request));
         let node = directory.path().join("refs/kiln/kiln0");
         std::fs::create_dir_all(&node).unwrap();
         std::fs::write(node.join("r1"), r#"{"LocalPath":"/src/shop"}"#).unwrap();
@@ -119,7 +153,7 @@ mod tests {
             ("r1", "", "shop", "/src/shop"),
             ("r1", "https://example.com/x.git", "Dockerfile", "p"),
             ("r2", "", "Dockerfile", "p"),
-            ("r3", "", "own", "/src/own"),
+            ("r3", "", "own", &own),
             ("r4", "", "Dockerfile", "p"),
             ("../r1", "", "Dockerfile", "p"),
         ] {

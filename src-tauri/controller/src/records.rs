@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use kiln_client::{Dockerbuild, LocalState};
 use kiln_config::HostPaths;
 use kiln_proto::google::rpc;
+use kiln_proto::moby::buildkit::v1 as control;
 use prost::Message as _;
 
-use crate::builds::{detail, summary, update};
+use crate::builds::{summary, update};
 use crate::projects::is_name;
-use crate::view::{BuildDetail, BuildSummary, BuildUpdate, BuildsChange};
+use crate::view::{BuildSummary, BuildUpdate, BuildsChange};
 use crate::{Controller, Failure, provenance};
 
 const EXTENSION: &str = "dockerbuild";
@@ -106,8 +107,8 @@ fn of_file(read: &Dockerbuild) -> BuildSummary {
     summary
 }
 
-/// The record with the blobs that it names.
-fn of_blobs(read: &Dockerbuild) -> BuildDetail {
+/// The record with its whole error, and its provenance.
+fn of_blobs(read: &Dockerbuild) -> (control::BuildHistoryRecord, Option<Vec<u8>>) {
     let mut record = read.record.clone();
     if let Some(whole) = &record.external_error
         && let Some(bytes) = read.blob(&whole.digest)
@@ -116,7 +117,8 @@ fn of_blobs(read: &Dockerbuild) -> BuildDetail {
         record.error = Some(status);
     }
     let statement = provenance::digest(&record).and_then(|digest| read.blob(&digest));
-    detail(of_file(read), &record, statement.map(AsRef::as_ref))
+    let statement = statement.map(|bytes| bytes.as_ref().to_vec());
+    (record, statement)
 }
 
 impl Controller {
@@ -175,8 +177,11 @@ impl Controller {
             .map_err(|error| Failure::user(format!("{path} can’t be written: {error}."), ""))
     }
 
-    /// The detail of a build that was taken in; none where it isn't one.
-    pub(crate) fn imported_detail(&self, reference: &str) -> Option<BuildDetail> {
+    /// The record and the provenance of a build that was taken in; none where it isn't one.
+    pub(crate) fn imported_record(
+        &self,
+        reference: &str,
+    ) -> Option<(control::BuildHistoryRecord, Option<Vec<u8>>)> {
         let known = self.is_imported(reference);
         known
             .then(|| self.imported().read(reference))
@@ -212,7 +217,6 @@ mod tests {
 
     /// A file as buildx writes one: a failed build with a log of one step.
     fn file(reference: &str) -> Vec<u8> {
-        use kiln_proto::moby::buildkit::v1 as control;
         let message = control::StatusResponse {
             vertexes: vec![control::Vertex {
                 name: "[2/2] RUN false".into(),

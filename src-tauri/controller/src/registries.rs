@@ -5,18 +5,17 @@
 //!
 //! Invariant: a password is tested, handed over to be kept, and dropped; it is in no answer, no log and no file.
 
-use kiln_client::login::{self, Layer};
+use kiln_client::login::{self, Probed, Reach};
 use kiln_client::{Credential, CredentialSource as _, DockerConfig, Logins, registry_of};
 use kiln_keyring::{Keyring, KeyringError, Login};
 
-use crate::builders::step;
 use crate::view::{Registry, TestStep};
 use crate::{Controller, Failure, keys};
 
 const HUB: &str = kiln_client::HUB;
 
 /// A registry's host, as Docker's configuration names it, from what people type.
-fn host_of(text: &str) -> String {
+pub(crate) fn host_of(text: &str) -> String {
     let text = text.trim();
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     match text.split('/').next().unwrap_or_default() {
@@ -33,7 +32,7 @@ fn config() -> Result<DockerConfig, Failure> {
 }
 
 impl Controller {
-    /// Registries that the user's Docker configuration or keyring has logins for.
+    /// Registries that there are logins for, in Docker's configuration or in the keyring, or that the machine is told of.
     pub async fn registries(&self) -> Result<Vec<Registry>, Failure> {
         let directory = DockerConfig::default_dir();
         let text =
@@ -54,76 +53,33 @@ impl Controller {
                         });
                     }
                 }
-                all.sort_by(|a, b| a.host.cmp(&b.host));
             }
             Err(KeyringError::Absent { .. }) => {}
             Err(error) => keys::passed_over(&error),
         }
+        for configured in self.configured_registries().await? {
+            match all.iter_mut().find(|known| known.host == configured.host) {
+                Some(known) => {
+                    let login = std::mem::take(&mut known.login);
+                    *known = Registry {
+                        login,
+                        ..configured
+                    };
+                }
+                None => all.push(configured),
+            }
+        }
+        all.sort_by(|a, b| a.host.cmp(&b.host));
         Ok(all)
     }
 
-    /// Name, TCP, then what the registry says to the login that is kept, or to none.
+    /// Mirrors and then the registry itself, layer by layer, as the machine reaches them, with the login that is kept or
+    /// without any.
     pub async fn test_registry(&self, host: &str) -> Result<Vec<TestStep>, Failure> {
         let host = host_of(host);
-        let reached = if host == HUB {
-            "registry-1.docker.io"
-        } else {
-            &host
-        };
-        let target = if reached.contains(':') {
-            reached.to_owned()
-        } else {
-            format!("{reached}:443")
-        };
-        let mut steps = Vec::new();
-        let lookup = async {
-            Ok::<_, std::io::Error>(tokio::net::lookup_host(&target).await?.collect::<Vec<_>>())
-        };
-        let found = step(&mut steps, "Name", lookup, |addresses| {
-            addresses
-                .iter()
-                .map(|address| address.ip().to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        })
-        .await;
-        let Some(addresses) = found else {
-            return Ok(steps);
-        };
-        let connection = tokio::net::TcpStream::connect(addresses.as_slice());
-        let words = |_: &_| format!("{target} accepts");
-        if step(&mut steps, "TCP", connection, words).await.is_none() {
-            return Ok(steps);
-        }
+        let reach = self.reach().await?;
         let logins = Logins::load(keys::passed_over)?;
-        let kept = logins.credentials(&host).await.ok().flatten();
-        let as_whom = kept.as_ref().map_or_else(
-            || "it answers; there is no login".to_owned(),
-            |credential| match credential.username.as_str() {
-                "" => "it takes the token that is kept".to_owned(),
-                name => format!("it takes the login of {name}"),
-            },
-        );
-        let credential = kept.unwrap_or_else(|| Credential {
-            username: String::new(),
-            secret: String::new(),
-        });
-        let begun = std::time::Instant::now();
-        let (title, ok, detail) = match login::test(&host, &credential).await {
-            Ok(()) => ("TLS, login and scope", true, as_whom),
-            Err(error) => (
-                title_of(error.layer),
-                false,
-                format!("{}; {}", error.reason, error.layer.hint()),
-            ),
-        };
-        steps.push(TestStep {
-            title: title.into(),
-            ok,
-            detail,
-            milliseconds: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
-        });
-        Ok(steps)
+        Ok(test(&host, &reach, &logins).await)
     }
 
     /// Tests a login, then has it kept.
@@ -141,10 +97,13 @@ impl Controller {
             None => Some(Keyring::open().await?),
         };
         let credential = Credential { username, secret };
-        login::test(&host, &credential).await.map_err(|error| {
-            let message = format!("{host}: {}: {}", error.layer.name(), error.reason);
-            Failure::user(message, error.layer.hint())
-        })?;
+        let reach = self.reach().await?;
+        login::test_with(&host, &credential, &reach)
+            .await
+            .map_err(|error| {
+                let message = format!("{host}: {}: {}", error.layer.name(), error.reason);
+                Failure::user(message, error.layer.hint())
+            })?;
         let Some(keyring) = keyring else {
             return Ok(config.store(&host, &credential, false).await?);
         };
@@ -171,14 +130,41 @@ impl Controller {
     }
 }
 
-fn title_of(layer: Layer) -> &'static str {
-    match layer {
-        Layer::Dns => "Name",
-        Layer::Tcp => "TCP",
-        Layer::Tls => "TLS",
-        Layer::Protocol => "Protocol",
-        Layer::Auth => "Login",
-        Layer::Scope => "Scope",
+async fn test(host: &str, reach: &Reach, logins: &Logins) -> Vec<TestStep> {
+    let config = reach.registries.get(host);
+    let mut steps = Vec::new();
+    for mirror in config.into_iter().flat_map(|config| &config.mirrors) {
+        // A mirror may be a path of a host; it is the host that answers.
+        let at = mirror.split('/').next().unwrap_or_default();
+        let login = logins.credentials(at).await.ok().flatten();
+        let probed = login::probe(at, login.as_ref(), reach).await;
+        steps.extend(
+            probed
+                .into_iter()
+                .map(|one| step(&format!("Mirror {at}: "), one)),
+        );
+    }
+    let login = logins.credentials(host).await.ok().flatten();
+    let probed = login::probe(host, login.as_ref(), reach).await;
+    steps.extend(probed.into_iter().map(|one| step("", one)));
+    steps
+}
+
+fn step(of: &str, probed: Probed) -> TestStep {
+    let name = probed.layer.name();
+    let mut title = format!("{of}{name}");
+    if of.is_empty() {
+        title[..1].make_ascii_uppercase();
+    }
+    let (ok, detail) = match probed.outcome {
+        Ok(words) => (true, words),
+        Err(reason) => (false, format!("{reason}; {}", probed.layer.hint())),
+    };
+    TestStep {
+        title,
+        ok,
+        detail,
+        milliseconds: i64::try_from(probed.took.as_millis()).unwrap_or(i64::MAX),
     }
 }
 

@@ -90,6 +90,11 @@ fn request(wanted: BuildRequest) -> Result<Request, Failure> {
             .into_iter()
             .map(|label| (label.name, label.value))
             .collect(),
+        contexts: wanted
+            .contexts
+            .into_iter()
+            .map(|context| (context.name, context.value))
+            .collect(),
         platforms: wanted.platforms,
         no_cache: wanted.no_cache,
         pull: wanted.pull,

@@ -54,17 +54,15 @@ impl Controller {
     /// Starts a build.
     pub(crate) async fn begin(&self, wanted: BuildRequest) -> Result<Begun, Failure> {
         let client = self.engine().await?;
-        let folder = std::path::PathBuf::from(&wanted.context);
+        let asked = wanted.clone();
         let Ready {
             mut prepared,
             loading,
         } = self.ready(wanted).await?;
         let reference = self.new_reference();
         prepared.options.reference = Some(BuildRef::new(reference.as_str()));
-        if folder.is_dir()
-            && let Err(error) = self.notes().keep(&reference, &folder)
-        {
-            tracing::info!(%error, "the build's folder isn't noted");
+        if let Err(error) = self.notes().keep(&reference, &asked) {
+            tracing::info!(%error, "what the build begins with isn't noted");
         }
         let options = std::mem::take(&mut prepared.options);
         let attachments = std::mem::take(&mut prepared.attachments);

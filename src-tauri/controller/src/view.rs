@@ -35,7 +35,7 @@ view!(/// Settings of the machine.
 MachineSettings {
     driver: String, cpus: u32, memory_bytes: i64, disk_bytes: i64, idle_stop_seconds: i64, accelerator: String, proxy_http: String,
     proxy_https: String, no_proxy: String, ca_files: Vec<String>, allow: Vec<Allow>, buildkitd_toml: String, host_cpus: u32,
-    host_memory_bytes: i64,
+    host_memory_bytes: i64, host_disk_bytes: i64, default_cpus: u32, default_memory_bytes: i64, default_disk_bytes: i64, disk_length: i64,
 });
 view!(/// A build in a list.
 BuildSummary {
@@ -81,10 +81,12 @@ view!(/// Where a secret comes from.
     SecretSource { id: String, source: String, value: String, });
 view!(/// A build to start.
 BuildRequest {
-    context: String, dockerfile: String, target: String, args: Vec<NameValue>, labels: Vec<NameValue>, secrets: Vec<SecretSource>,
-    ssh: Vec<String>, platforms: Vec<String>, tags: Vec<String>, no_cache: bool, pull: bool, output: String, destination: String,
+    context: String, dockerfile: String, target: String, args: Vec<NameValue>, labels: Vec<NameValue>, contexts: Vec<NameValue>,
+    secrets: Vec<SecretSource>, ssh: Vec<String>, platforms: Vec<String>, tags: Vec<String>, no_cache: bool, pull: bool, output: String, destination: String,
     cache_from: Vec<String>, cache_to: Vec<String>,
 });
+view!(/// What a build of the past began with: what a start needs and nobody knows any more, and what won’t be as it was.
+    Rebuild { request: BuildRequest, missing: Vec<String>, different: Vec<String>, });
 view!(/// A build that is kept for the tray.
     QuickBuild { name: String, request: BuildRequest, });
 view!(/// A stage of a Dockerfile.
@@ -143,7 +145,9 @@ PlannedRemoval {
 view!(/// What would go.
     Plan { id: String, removals: Vec<PlannedRemoval>, bytes: i64, rebuild_milliseconds: i64, bytes_before: i64, });
 view!(/// A run of garbage collection.
-    GcRun { id: String, trigger: String, started: i64, finished: Option<i64>, records: u32, bytes: i64, });
+GcRun {
+    id: String, trigger: String, started: i64, finished: Option<i64>, records: u32, bytes: i64, host_bytes: Option<i64>,
+});
 view!(/// A cache mount.
 CacheMount {
     record_id: String, mount_id: String, sharing: String, bytes: i64, created: Option<i64>, last_used: Option<i64>,
@@ -157,10 +161,14 @@ view!(/// Where a builder is, and the files of TLS to it.
     BuilderAddress { name: String, address: String, ca_file: String, cert_file: String, key_file: String, server_name: String, });
 view!(/// One layer of a test.
     TestStep { title: String, ok: bool, detail: String, milliseconds: i64, });
-view!(/// A registry that the user has a login for.
-    Registry { host: String, login: String, mirrors: Vec<String>, insecure: bool, });
+view!(/// A registry that there is a login for, or that the machine is told of.
+    Registry { host: String, login: String, mirrors: Vec<String>, http: bool, insecure: bool, ca_files: Vec<String>, configured: bool, });
+view!(/// How long records of builds are kept; 0 is the engine's own measure.
+    Retention { max_age_days: u32, max_entries: u32, max_bytes: i64, });
 view!(/// Whether docker buildx knows Kiln.
     ToolState { installed: bool, elsewhere: bool, current: bool, address: String, });
+view!(/// What the desktop's dialog is asked for: a `folder`, a `file` that is there, or where to `save` one.
+    Pick { what: String, title: String, path: String, kinds: Vec<String>, });
 view!(/// A part of a support bundle.
     BundlePart { path: String, what: String, text: String, });
 view!(/// A check of the doctor.
@@ -257,9 +265,12 @@ mod tests {
             ("BuilderAddress", BuilderAddress::FIELDS),
             ("TestStep", TestStep::FIELDS),
             ("Registry", Registry::FIELDS),
+            ("Retention", Retention::FIELDS),
             ("Check", Check::FIELDS),
             ("BundlePart", BundlePart::FIELDS),
             ("ToolState", ToolState::FIELDS),
+            ("Pick", Pick::FIELDS),
+            ("Rebuild", Rebuild::FIELDS),
         ];
         for (name, fields) in ours {
             let fields: BTreeSet<String> = fields.iter().map(|field| camel(field)).collect();

@@ -28,7 +28,10 @@ export interface Host {
   importBuild(path: string): Promise<string>;
   exportBuild(ref: string, path: string): Promise<void>;
 
-  inspectFolder(path: string): Promise<t.FolderInfo>;
+  /** What a build began with, to be built once more; nothing is started. */
+  rebuild(ref: string): Promise<t.Rebuild>;
+  /** Dockerfiles are looked for; the one that is named is read wherever it is. */
+  inspectFolder(path: string, dockerfile: string): Promise<t.FolderInfo>;
   /** The reference of the build that began. */
   startBuild(request: t.BuildRequest): Promise<string>;
   /** Asks the engine's frontend; needs the engine. */
@@ -56,7 +59,10 @@ export interface Host {
   runCleanup(planId: string): Promise<t.GcRun>;
   gcRuns(): Promise<t.GcRun[]>;
   gcPolicies(): Promise<t.Policy[]>;
-  saveGcPolicies(policies: t.Policy[]): Promise<void>;
+  /** Now and after the machine's next start. Names of the settings that wait for it, here and below. */
+  saveGcPolicies(policies: t.Policy[]): Promise<string[]>;
+  retention(): Promise<t.Retention>;
+  saveRetention(retention: t.Retention): Promise<string[]>;
   /** What they would remove now. */
   planPolicies(policies: t.Policy[]): Promise<t.Plan>;
   cacheMounts(): Promise<t.CacheMount[]>;
@@ -75,6 +81,9 @@ export interface Host {
   useBuilder(name: string): Promise<void>;
   testBuilder(builder: t.BuilderAddress): Promise<t.TestStep[]>;
   registries(): Promise<t.Registry[]>;
+  saveRegistry(registry: t.Registry): Promise<string[]>;
+  /** Its settings go, its login stays. */
+  forgetRegistry(host: string): Promise<string[]>;
   testRegistry(host: string): Promise<t.TestStep[]>;
   /** Tested, then kept by the credential helper, else in the keyring. */
   loginRegistry(host: string, username: string, secret: string): Promise<void>;
@@ -89,7 +98,9 @@ export interface Host {
   /** Now and whenever somebody changes them, in the file too. */
   watchSettings(listener: (settings: t.AppSettings) => void): Unsubscribe;
   saveSettings(settings: t.AppSettings): Promise<void>;
-  /** A folder that the user picks or drops on the window. */
+  /** By the desktop's own dialog; null where nothing was chosen. */
+  pick(ask: t.Pick): Promise<string | null>;
+  /** A folder that the user drops on the window. */
   onFolderDropped(listener: (path: string) => void): Unsubscribe;
   /** What goes on by itself failed. */
   onTrouble(listener: (failure: t.HostFailure) => void): Unsubscribe;

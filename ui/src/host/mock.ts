@@ -3,6 +3,7 @@
 import cacheFile from "../../testdata/cache.json";
 import samples from "../../testdata/samples.json";
 import type { Host, Unsubscribe } from "./host";
+import { request } from "./request";
 import { detail, moment, summary, update, type Recording } from "./recorded";
 import type * as t from "./types";
 
@@ -145,7 +146,13 @@ export function mockHost(options: MockOptions = {}): MockHost {
       return imported.ref;
     }),
     exportBuild: (ref, path) => call("exportBuild", [ref, path], () => {}),
-    inspectFolder: (path) => call("inspectFolder", [path], () => ({ ...(structuredClone(samples.folder) as t.FolderInfo), path })),
+    rebuild: (ref) => call("rebuild", [ref], () => {
+      const found = find(ref);
+      const again = request({ ...detail(found.recording), summary: found.summary });
+      const missing = again.secrets.map((s) => `Where the secret “${s.id}” came from isn’t recorded.`);
+      return { request: again, missing: again.context ? missing : ["Which folder it was of isn’t recorded."], different: [] };
+    }),
+    inspectFolder: (path, dockerfile) => call("inspectFolder", [path, dockerfile], () => ({ ...(structuredClone(samples.folder) as t.FolderInfo), path })),
     startBuild: (request) => call("startBuild", [request], () => [...builds.keys()].at(-1) ?? ""),
     askDockerfile: (request) => call("askDockerfile", [request], () => (structuredClone(samples.answers) as unknown as Record<string, t.DockerfileAnswers>)[request.dockerfile] ?? (structuredClone(samples.answers.Dockerfile) as unknown as t.DockerfileAnswers)),
     watchFolder: (request, listener) => {
@@ -172,7 +179,9 @@ export function mockHost(options: MockOptions = {}): MockHost {
     runCleanup: (id) => call("runCleanup", [id], () => ({ ...(samples.runs[0] as t.GcRun), id })),
     gcRuns: () => call("gcRuns", [], () => list<t.GcRun>(samples.runs)),
     gcPolicies: () => call("gcPolicies", [], () => structuredClone(samples.policies) as t.Policy[]),
-    saveGcPolicies: (policies) => call("saveGcPolicies", [policies], () => {}),
+    saveGcPolicies: (policies) => call("saveGcPolicies", [policies], () => []),
+    retention: () => call("retention", [], () => ({ maxAgeDays: 30, maxEntries: 0, maxBytes: 0 })),
+    saveRetention: (retention) => call("saveRetention", [retention], () => ["buildkitd-toml"]),
     cacheMounts: () => call("cacheMounts", [], () => list<t.CacheMount>(samples.mounts)),
     browseMount: (id, path) => call("browseMount", [id, path], () => structuredClone(samples.mountFiles) as t.FileEntry[]),
     clearMount: (id) => call("clearMount", [id], () => 3_145_728),
@@ -188,6 +197,8 @@ export function mockHost(options: MockOptions = {}): MockHost {
     useBuilder: (name) => call("useBuilder", [name], () => {}),
     testBuilder: (builder) => call("testBuilder", [builder], () => structuredClone(builder.caFile ? samples.builderTestTls : samples.builderTest) as t.TestStep[]),
     registries: () => call("registries", [], () => list<t.Registry>(samples.registries)),
+    saveRegistry: (registry) => call("saveRegistry", [registry], () => ["buildkitd-toml"]),
+    forgetRegistry: (host) => call("forgetRegistry", [host], () => ["buildkitd-toml"]),
     testRegistry: (host) => call("testRegistry", [host], () => structuredClone(samples.registryTest) as t.TestStep[]),
     loginRegistry: (host, username) => call("loginRegistry", [host, username], () => {}),
     logoutRegistry: (host) => call("logoutRegistry", [host], () => {}),
@@ -200,6 +211,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
       return () => {};
     },
     saveSettings: (s) => call("saveSettings", [s], () => void Object.assign(settings, s)),
+    pick: (ask) => call("pick", [ask], () => (ask.what === "folder" ? "/home/ada/src/webshop" : `/home/ada/chosen.${ask.kinds[0] ?? "txt"}`)),
     onTrouble: none,
     onFolderDropped: none,
     onOpen: none,

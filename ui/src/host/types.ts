@@ -49,6 +49,14 @@ export interface MachineSettings {
   /** What this computer has, so that the form can mark what would starve it. */
   hostCpus: number;
   hostMemoryBytes: number;
+  /** The most that the machine's disk could take: what it holds and what is free. */
+  hostDiskBytes: number;
+  /** What a setting of 0 means here. */
+  defaultCpus: number;
+  defaultMemoryBytes: number;
+  defaultDiskBytes: number;
+  /** How far the disk's file may grow now; it never gets less. */
+  diskLength: number;
 }
 
 export type BuildStatus = "running" | "done" | "failed" | "cancelled";
@@ -188,6 +196,8 @@ export interface BuildRequest {
   target: string;
   args: NameValue[];
   labels: NameValue[];
+  /** More contexts by name: images and addresses. */
+  contexts: NameValue[];
   /** Their source is `file`, `env` or `keyring`; the value names a file, a variable or what the keyring keeps. */
   secrets: { id: string; source: string; value: string }[];
   ssh: string[];
@@ -349,6 +359,8 @@ export interface GcRun {
   finished: number | null;
   records: number;
   bytes: number;
+  /** What this computer has more for it, where that was measured. */
+  hostBytes: number | null;
 }
 
 export interface CacheMount {
@@ -403,7 +415,20 @@ export interface Registry {
   /** Where its login is kept: a file or a helper's name. Empty: no login. */
   login: string;
   mirrors: string[];
+  /** Spoken to without TLS. */
+  http: boolean;
+  /** Its certificate isn't checked. */
   insecure: boolean;
+  caFiles: string[];
+  /** Whether the machine is told anything of it. */
+  configured: boolean;
+}
+
+/** How long records of builds are kept; 0 is the engine's own measure. */
+export interface Retention {
+  maxAgeDays: number;
+  maxEntries: number;
+  maxBytes: number;
 }
 
 export type CheckOutcome = "ok" | "warning" | "failed" | "skipped";
@@ -423,6 +448,25 @@ export interface ToolState {
   elsewhere: boolean;
   current: boolean;
   address: string;
+}
+
+/** What a build of the past began with. */
+export interface Rebuild {
+  request: BuildRequest;
+  /** What a start needs and nobody knows any more, in words. */
+  missing: string[];
+  /** What won't be as it was. */
+  different: string[];
+}
+
+/** What the desktop's dialog is asked for. */
+export interface Pick {
+  what: "folder" | "file" | "save";
+  title: string;
+  /** Where it begins. */
+  path: string;
+  /** Endings of the files that are meant, without a dot. */
+  kinds: string[];
 }
 
 export interface BundlePart {

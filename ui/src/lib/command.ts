@@ -11,6 +11,7 @@ export function buildCommand(request: BuildRequest, program: "docker buildx buil
   for (const tag of request.tags) flag("--tag", tag);
   for (const { name, value } of request.args) flag("--build-arg", `${name}=${value}`);
   for (const { name, value } of request.labels) flag("--label", `${name}=${value}`);
+  for (const { name, value } of request.contexts) flag("--build-context", `${name}=${value}`);
   for (const secret of request.secrets) flag("--secret", secretFlag(secret));
   for (const ssh of request.ssh) flag("--ssh", ssh);
   for (const cache of request.cacheFrom) flag("--cache-from", cache);

@@ -8,7 +8,7 @@ import { buildCommand, isRemote, problems } from "./command";
 import { everything, matches } from "./filter";
 import { ago, day, duration, material, shortImage, size } from "./format";
 import { sentence } from "./policy";
-import { request } from "./request";
+import { request } from "../host/request";
 import { Build, parseName, state } from "./steps";
 import { treemap } from "./treemap";
 
@@ -109,7 +109,7 @@ test("filters read words anywhere in a build", () => {
   }
 });
 
-const base: BuildRequest = { context: "/src/a b", dockerfile: "Dockerfile", target: "", args: [], labels: [], secrets: [], ssh: [], platforms: [], tags: [], noCache: false, pull: false, output: "cache", destination: "", cacheFrom: [], cacheTo: [] };
+const base: BuildRequest = { context: "/src/a b", dockerfile: "Dockerfile", target: "", args: [], labels: [], contexts: [], secrets: [], ssh: [], platforms: [], tags: [], noCache: false, pull: false, output: "cache", destination: "", cacheFrom: [], cacheTo: [] };
 test("commands are quoted for a shell", () => {
   expect(buildCommand(base)).toBe("docker buildx build \\\n  '/src/a b'");
   expect(buildCommand({ ...base, context: "/s", dockerfile: "x/D", tags: ["a:1"], args: [{ name: "A", value: "it's" }], secrets: [{ id: "t", source: "env", value: "T" }], platforms: ["linux/amd64", "linux/arm64"], output: "push", noCache: true }, "kiln build"))

@@ -1,13 +1,12 @@
 // What the form of a new build holds. The folder's text fills it at once; where the engine runs, its frontend's
 // answers take the text's place: the target's own arguments and secrets, and the checks.
 import { failure as toFailure, useHost } from "../../host/host";
-import type { BuildRequest, DockerfileAnswers, DockerfileInfo, FolderInfo, HostFailure, NameValue } from "../../host/types";
+import type { BuildRequest, DockerfileAnswers, DockerfileInfo, FolderInfo, HostFailure, NameValue, Rebuild } from "../../host/types";
 import { isRemote, problems } from "../../lib/command";
 import { live } from "../../lib/live.svelte";
-import { request as fromRecord } from "../../lib/request";
 
 const EMPTY: BuildRequest = {
-  context: "", dockerfile: "Dockerfile", target: "", args: [], labels: [], secrets: [], ssh: [], platforms: [], tags: [], noCache: false, pull: false, output: "cache",
+  context: "", dockerfile: "Dockerfile", target: "", args: [], labels: [], contexts: [], secrets: [], ssh: [], platforms: [], tags: [], noCache: false, pull: false, output: "cache",
   destination: "", cacheFrom: [], cacheTo: [],
 };
 /** So long nothing is typed before the engine is asked again. */
@@ -23,6 +22,8 @@ export class Form {
   /** Why the folder or the engine's answers can't be had. */
   problem: HostFailure | undefined = $state.raw();
   unanswered: HostFailure | undefined = $state.raw();
+  /** What isn't known of the build that the form was filled from. */
+  before: Rebuild | undefined = $state.raw();
   reading = $state(false);
   asking = $state(false);
   r: BuildRequest = $state({ ...EMPTY });
@@ -80,7 +81,7 @@ export class Form {
     try {
       if (this.remote) this.info = elsewhere(this.path, this.r.dockerfile);
       else {
-        const info = await useHost().inspectFolder(this.path);
+        const info = await useHost().inspectFolder(this.path, this.r.dockerfile);
         if (!info.dockerfiles.some((d) => d.path === this.r.dockerfile)) this.r.dockerfile = info.dockerfiles[0]?.path ?? "Dockerfile";
         this.info = info;
       }
@@ -94,12 +95,16 @@ export class Form {
 
   /** From a build of before. */
   async fill(ref: string): Promise<void> {
-    const before = fromRecord(await useHost().buildDetail(ref));
+    this.before = await useHost().rebuild(ref);
+    const before = this.before.request;
     this.r = { ...before };
     this.path = before.context;
     this.tags = before.tags.join(", ");
     this.platforms = before.platforms.join(", ");
     this.labels = before.labels;
+    this.secrets = Object.fromEntries(before.secrets.map((s) => [s.id, { source: s.source, value: s.value }]));
+    this.cacheFrom = before.cacheFrom.join("\n");
+    this.cacheTo = before.cacheTo.join("\n");
     await this.read();
     const known = (name: string): boolean => this.file?.args.some((a) => a.name === name) ?? false;
     this.args = Object.fromEntries(before.args.filter((a) => known(a.name)).map((a) => [a.name, a.value]));

@@ -1,10 +1,10 @@
-// The request that a finished build began with, as far as its record tells.
-import type { BuildDetail, BuildRequest, OutputChoice } from "../host/types";
+// The request that a recorded build began with; in the app the controller makes it.
+import type { BuildDetail, BuildRequest, OutputChoice } from "./types";
 
 export function request(detail: BuildDetail): BuildRequest {
   const { summary } = detail;
   return {
-    context: summary.context, dockerfile: summary.dockerfile || "Dockerfile", target: summary.target, args: detail.args, labels: detail.labels,
+    context: summary.context, dockerfile: summary.dockerfile || "Dockerfile", target: summary.target, args: detail.args, labels: detail.labels, contexts: detail.contexts,
     // Where they came from isn't recorded, on purpose.
     secrets: detail.secrets.map((id) => ({ id, source: "file", value: "" })), ssh: detail.ssh,
     platforms: summary.platforms.length > 1 ? summary.platforms : [], tags: summary.tags, noCache: false, pull: false,
