@@ -7,6 +7,7 @@
 mod arguments;
 mod old_flags;
 mod outputs;
+mod policy;
 mod request;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ pub(crate) async fn run(arguments: BuildArguments, global: &Global) -> Outcome {
         request.host_gateway = builder.connect().await?.host_gateway().await?;
     }
     let mut prepared = request.prepare(builder.kind())?;
+    prepared.options.source_policy = policy::of_environment()?;
     prepared.attachments.credentials = Some(Arc::new(credentials::load()?));
     let client = builder.connect().await?;
     if let Some(question) = question {

@@ -17,7 +17,10 @@ Examples:
   tar c . | kiln build -                         the context from standard input
   kiln build https://example.com/app.git#main    a repository
   kiln build --secret id=token,env=TOKEN .       a secret for RUN --mount=type=secret,id=token
-  kiln build --check .                           look for mistakes, build nothing";
+  kiln build --check .                           look for mistakes, build nothing
+
+Environment: BUILDKIT_PROGRESS, DOCKER_DEFAULT_PLATFORM, SOURCE_DATE_EPOCH; EXPERIMENTAL_BUILDKIT_SOURCE_POLICY
+names a file of rules that allow, deny or replace sources.";
 
 /// Build an image from a Dockerfile
 #[derive(Debug, Args)]

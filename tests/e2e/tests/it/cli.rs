@@ -52,6 +52,7 @@ pub(crate) const ALL: &[Scenario] = &[
     both("cli_keeps_local_caches", build::keeps_local_caches),
     both("cli_asks_frontends", build::asks_frontends),
     both("cli_cancels", build::cancels),
+    both("cli_obeys_source_policies", build::obeys_source_policies),
     both("cli_draws_at_each_size", terminal::draws_at_each_size),
     both("cli_draws_failures", terminal::draws_failures),
     both("cli_is_interrupted", terminal::is_interrupted),

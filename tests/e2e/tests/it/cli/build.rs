@@ -256,3 +256,38 @@ pub(super) fn cancels(stage: &mut Stage<'_>) -> Result<()> {
         processes_with_argument(&seconds).is_empty()
     })
 }
+
+/// As buildx does, from the same file.
+pub(super) fn obeys_source_policies(stage: &mut Stage<'_>) -> Result<()> {
+    const VARIABLE: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
+    let context = Context::new("FROM other:1\nRUN echo converted\n")?;
+    let policy = stage.path("policy.json");
+    let rules = |action: &str, updates: &str| {
+        let selector = r#""selector":{"identifier":"docker-image://docker.io/library/other:*"}"#;
+        let rules = format!(r#"{{"rules":[{{"action":"{action}",{selector}{updates}}}]}}"#);
+        fs::write(&policy, rules)
+    };
+    let build = |stage: &Stage<'_>| {
+        let mut ours = stage.kiln_build(&context, &[])?;
+        let mut theirs = stage.client.build_command(&context, &[]);
+        let ours = run(ours.env(VARIABLE, &policy))?;
+        Ok::<_, anyhow::Error>((ours, run(theirs.env(VARIABLE, &policy))?))
+    };
+    rules(
+        "CONVERT",
+        r#","updates":{"identifier":"docker-image://docker.io/library/busybox:latest"}"#,
+    )?;
+    let (ours, theirs) = build(stage)?;
+    ours.succeeds()?.says(&["converted"])?;
+    theirs.succeeds()?;
+    rules("DENY", "")?;
+    let (ours, theirs) = build(stage)?;
+    for denied in [ours, theirs] {
+        denied.fails()?.says(&["denied by policy"])?;
+    }
+    rules("FORBID", "")?;
+    let (ours, theirs) = build(stage)?;
+    ours.fails()?.says(&[VARIABLE, "\"FORBID\""])?;
+    theirs.fails()?;
+    Ok(())
+}
