@@ -8,14 +8,12 @@
 //! Invariants: nothing of the user's is touched: sockets, disk and settings are in a directory of the demo's own, and
 //! are removed with the machine at its end; no build of `demo machine` needs a network.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 
 use crate::cargo::{self, target};
+use crate::own_machine::Kiln;
 use crate::{guest, workspace};
 
 /// In the style of the notes: something that is slow to get is kept in a cache mount.
@@ -53,7 +51,8 @@ pub(crate) fn machine() -> Result<ExitCode> {
     let root = workspace::root();
     guest::make(&root, guest::Purpose::Make, Some(&guest::kilnd(&root)?))?;
     cargo::run(&["build", "--release", "-p", "kiln", "-p", "kiln-vm"], &[])?;
-    let kiln = Kiln::new(&root)?;
+    let kiln = Kiln::new(&root, "release")?;
+    kiln.write(DOCKERFILE)?;
     let started = kiln.runs(&["start"])?;
     let context = kiln.context.display().to_string();
     let build = ["build", "--progress", "plain", "-t", "demo/lines", &context];
@@ -71,68 +70,4 @@ pub(crate) fn machine() -> Result<ExitCode> {
         target().join("release").display()
     );
     Ok(ExitCode::SUCCESS)
-}
-
-/// The command, in a directory of the demo's own; the machine ends with it.
-struct Kiln {
-    program: PathBuf,
-    guest: PathBuf,
-    context: PathBuf,
-    directory: PathBuf,
-}
-
-impl Kiln {
-    fn new(root: &Path) -> Result<Self> {
-        // Sockets need a short path.
-        let directory = std::env::temp_dir().join(format!("kiln-demo-{}", std::process::id()));
-        let kiln = Self {
-            program: target().join("release/kiln"),
-            guest: guest::directory(root),
-            context: directory.join("context"),
-            directory,
-        };
-        fs::create_dir_all(&kiln.context).with_context(|| kiln.context.display().to_string())?;
-        kiln.write(DOCKERFILE)?;
-        Ok(kiln)
-    }
-
-    fn write(&self, dockerfile: &str) -> Result<()> {
-        Ok(fs::write(self.context.join("Dockerfile"), dockerfile)?)
-    }
-
-    /// Runs it before everybody's eyes; how long it took.
-    fn runs(&self, arguments: &[&str]) -> Result<Duration> {
-        eprintln!("\n$ kiln {}", arguments.join(" "));
-        let began = Instant::now();
-        let status = self
-            .command(arguments)
-            .status()
-            .context("kiln doesn't start")?;
-        ensure!(status.success(), "kiln {} failed", arguments.join(" "));
-        Ok(began.elapsed())
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).env("KILN_GUEST", &self.guest);
-        for (variable, name) in [
-            ("KILN_RUNTIME_DIR", "run"),
-            ("KILN_STATE_DIR", "state"),
-            ("KILN_CONFIG_DIR", "config"),
-        ] {
-            command.env(variable, self.directory.join(name));
-        }
-        for variable in ["KILN_HOST", "KILN_DRIVER"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-}
-
-impl Drop for Kiln {
-    fn drop(&mut self) {
-        // What went wrong before says more than a failure to clean up.
-        let _ = self.command(&["stop", "--force", "--all"]).status();
-        let _ = fs::remove_dir_all(&self.directory);
-    }
 }

@@ -123,6 +123,16 @@ pub(crate) fn make(root: &Path, purpose: Purpose, kilnd: Option<&Path>) -> Resul
     Ok(())
 }
 
+/// Makes the image unless one was made since `kilnd` was built.
+pub(crate) fn make_if_older(root: &Path, kilnd: &Path) -> Result<()> {
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    let made = changed(&directory(root).join("manifest.json"));
+    if made.is_ok_and(|made| changed(kilnd).is_ok_and(|built| built < made)) {
+        return Ok(());
+    }
+    make(root, Purpose::Make, Some(kilnd))
+}
+
 type Files = Vec<(&'static str, Vec<u8>)>;
 
 /// The image's files, the manifest last.

@@ -9,6 +9,7 @@
 //! | `deb [--debug]` | makes the Debian package, and says where it is (`--debug`: built for a test) |
 //! | `test [PART…] [--slow]` | all tests as CI runs them, or the parts that are named; `--slow`: ten times the crashes, and fuzzing |
 //! | `bench` | kilnd against a real BuildKit; writes `docs/performance.md` |
+//! | `figures [--debug]` | the machine's figures, measured now, as a table for `docs/performance.md`; under 4 minutes once all is built (`--debug`: of debug builds and the image that is there, to try the command) |
 //! | `tidy` | layers, house rules, licences; each finding with its file and line |
 //!
 //! Invariant: a command is idempotent and says what it can't do; it needs nothing but Rust to start.
@@ -22,15 +23,17 @@ mod cargo;
 mod deb;
 mod demo;
 mod deny;
+mod figures;
 mod finding;
 mod guest;
 mod layering;
+mod own_machine;
 mod test;
 mod tidy;
 mod window;
 mod workspace;
 
-const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [PART…] [--slow]|bench [ROW…]|kilnd|deb [--debug]|guest [--update|--again] [--kilnd FILE]|tidy";
+const USAGE: &str = "usage: cargo xtask setup|demo [native|machine]|test [PART…] [--slow]|bench [ROW…]|figures [--debug]|kilnd|deb [--debug]|guest [--update|--again] [--kilnd FILE]|tidy";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -73,6 +76,8 @@ fn run(arguments: &[&str]) -> Result<ExitCode> {
         }
         ["test", parts @ ..] => test::run(parts),
         ["bench", rows @ ..] => cargo::bench(rows),
+        ["figures"] => figures::print(figures::Builds::Release),
+        ["figures", "--debug"] => figures::print(figures::Builds::Debug),
         ["tidy"] => tidy_command(),
         _ => Ok(usage()),
     }

@@ -79,7 +79,11 @@ const PARTS: [Part; 11] = [
         "the app: lints, its real window under Xvfb, the Debian package",
         app,
     ),
-    part("notes", "the case of the notes", notes),
+    part(
+        "notes",
+        "the case of the notes, natively and in the machine",
+        notes,
+    ),
     Part {
         is_extra: true,
         ..part("fuzz", "every parser of outside input, damaged", fuzz)
@@ -218,7 +222,11 @@ fn app(root: &Path, _: Amount) -> Result<()> {
 }
 
 fn notes(root: &Path, _: Amount) -> Result<()> {
-    end_to_end(root, "slow", &[])
+    let kilnd = kilnd(root)?;
+    guest::make_if_older(root, Path::new(&kilnd))?;
+    cargo(&["build", "--quiet", "--package", "kiln-vm"], &[])?;
+    let owner = target().join("debug/kiln-vmd").display().to_string();
+    end_to_end(root, "slow", &[("KILN_VMD", &owner)])
 }
 
 fn fuzz(_: &Path, amount: Amount) -> Result<()> {

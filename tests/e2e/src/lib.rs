@@ -107,10 +107,13 @@ pub fn main(
 }
 
 /// The same, one after the other, for scenarios that measure time.
-pub fn main_in_turn(scenarios: impl IntoIterator<Item = Scenario>) -> ExitCode {
+pub fn main_in_turn(
+    scenarios: impl IntoIterator<Item = Scenario>,
+    others: &[(&'static str, OnBed)],
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    run(&arguments, scenarios, &[])
+    run(&arguments, scenarios, others)
 }
 
 /// A test that starts its own daemons, with the servers that all share.

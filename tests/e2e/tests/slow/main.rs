@@ -1,4 +1,5 @@
-//! The case that the project was made from, on real input; it takes a minute or two.
+//! The case that the project was made from, on real input, by the engine itself and in the machine ([`guest`]); the
+//! first takes a minute or two, the second four.
 //!
 //! A Debian that debootstrap made is built and pushed by `kilnd` itself, serves as `ubuntu:focal` through a mirror
 //! of Docker Hub, installs packages from Debian's mirror, and downloads a big file slowly into a cache mount. The
@@ -12,7 +13,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
 use kiln_e2e::Scenario;
-use kiln_harness::{Buildx, Client, Context, Kilnd, KilndOptions, Run, Stage, on_path};
+use kiln_harness::{Bed, Buildx, Client, Context, Kilnd, KilndOptions, Run, Stage, on_path};
+
+mod guest;
 
 const TARBALL: &str = "linux-5.14.13.tar.xz";
 const TARBALL_BYTES: u64 = 100 << 20;
@@ -21,36 +24,40 @@ const BYTES_PER_SECOND: u64 = TARBALL_BYTES / 20;
 const TIMES_FASTER: f64 = 8.0;
 
 fn main() -> ExitCode {
-    kiln_e2e::main_in_turn([
-        Scenario::new("mount_cache_of_the_notes", mount_cache_of_the_notes).kilnd_only(
-            "it needs an image of the Dockerfile frontend, which only the Internet has",
-        ),
-    ])
+    let natively = Scenario::new("mount_cache_of_the_notes", mount_cache_of_the_notes)
+        .kilnd_only("it needs an image of the Dockerfile frontend, which only the Internet has");
+    let in_the_guest: &[(_, kiln_e2e::OnBed)] = &[(
+        "guest/mount_cache_of_the_notes",
+        guest::mount_cache_of_the_notes,
+    )];
+    kiln_e2e::main_in_turn([natively], in_the_guest)
+}
+
+/// The Dockerfile of the notes, with something at its end.
+fn dockerfile(url: &str, last: &str) -> String {
+    format!(
+        "# syntax=docker/dockerfile:1\nFROM ubuntu:focal\nRUN apt update && apt-get --no-install-recommends install -y \
+         wget ca-certificates\nRUN --mount=type=cache,target=/tmp \\\n  [ -f /tmp/{TARBALL} ] || wget -O /tmp/{TARBALL} \
+         {url}{last}\n"
+    )
 }
 
 fn mount_cache_of_the_notes(stage: &mut Stage<'_>) -> Result<()> {
-    prepare_once(stage)?;
+    prepare_once(stage.bed)?;
     let url = stage.bed.web.url(TARBALL);
-    let dockerfile = |last: &str| {
-        format!(
-            "# syntax=docker/dockerfile:1\nFROM ubuntu:focal\nRUN apt update && apt-get --no-install-recommends install -y \
-             wget ca-certificates\nRUN --mount=type=cache,target=/tmp \\\n  [ -f /tmp/{TARBALL} ] || wget -O /tmp/{TARBALL} \
-             {url}{last}\n"
-        )
-    };
-    let context = Context::new(&dockerfile(""))?;
+    let context = Context::new(&dockerfile(&url, ""))?;
     let archive = stage.path("image.tar");
     let output = format!("type=docker,dest={}", archive.display());
     let arguments = ["-t", "buildkit:mountcache", "-o", &output];
     let before = stage.bed.web.requests(TARBALL);
     let first = stage.build(&context, &arguments)?.succeeds()?;
-    check_archive(stage, &archive)?;
+    check_archive(&archive)?;
     fs::remove_file(&archive)?;
 
-    context.put("Dockerfile", dockerfile(" ; ls -l /tmp"))?;
+    context.put("Dockerfile", dockerfile(&url, " ; ls -l /tmp"))?;
     let second = stage.build(&context, &arguments)?.succeeds()?;
     second.is_cached("RUN apt update")?.says(&[TARBALL])?;
-    check_archive(stage, &archive)?;
+    check_archive(&archive)?;
     let requests = stage.bed.web.requests(TARBALL) - before;
     ensure!(requests == 1, "the file was downloaded {requests} times");
     let faster = first.elapsed.as_secs_f64() / second.elapsed.as_secs_f64();
@@ -79,9 +86,9 @@ fn mount_cache_of_the_notes(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// `skopeo` accepts the archive.
-fn check_archive(stage: &Stage<'_>, archive: &Path) -> Result<()> {
+fn check_archive(archive: &Path) -> Result<()> {
     let source = format!("docker-archive:{}", archive.display());
-    let target = tempfile::tempdir_in(stage.directory())?;
+    let target = tempfile::tempdir()?;
     let copy = format!("dir:{}", target.path().display());
     for arguments in [vec!["inspect", &source], vec!["copy", &source, &copy]] {
         Run::of(
@@ -120,16 +127,15 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Makes the base image and the slow file, once for all clients.
-fn prepare_once(stage: &Stage<'_>) -> Result<()> {
+fn prepare_once(bed: &Bed) -> Result<()> {
     static PREPARED: OnceLock<Result<(), String>> = OnceLock::new();
-    let outcome = PREPARED.get_or_init(|| prepare(stage).map_err(|error| format!("{error:#}")));
+    let outcome = PREPARED.get_or_init(|| prepare(bed).map_err(|error| format!("{error:#}")));
     outcome
         .clone()
         .map_err(|error| anyhow::anyhow!("preparing: {error}"))
 }
 
-fn prepare(stage: &Stage<'_>) -> Result<()> {
-    let bed = stage.bed;
+fn prepare(bed: &Bed) -> Result<()> {
     let random = File::open("/dev/urandom")?.take(TARBALL_BYTES);
     io::copy(
         &mut { random },
