@@ -136,12 +136,17 @@ async fn watch_build(
     here: Here<'_>,
     all: State<'_, Subscriptions>,
     reference: String,
+    logs: bool,
     channel: Channel<BuildUpdate>,
 ) -> Answer<u32> {
     let controller = here.inner().clone();
     Ok(all.add(async move {
         let send = |update| channel.send(update).is_ok();
-        if controller.watch_build(&reference, send).await.is_err() {
+        if controller
+            .watch_build(&reference, logs, send)
+            .await
+            .is_err()
+        {
             // The record says why; the window must not wait for more.
             let _ = channel.send(BuildUpdate {
                 end: true,

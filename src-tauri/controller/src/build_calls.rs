@@ -5,7 +5,7 @@ use kiln_client::BuildRef;
 use kiln_proto::moby::buildkit::v1 as control;
 use prost::Message as _;
 
-use crate::builds::{detail, merge, update};
+use crate::builds::{detail, is_large, merge, part, update};
 use crate::provenance;
 use crate::view::{BuildDetail, BuildUpdate, Difference, Explanation};
 use crate::{Controller, Failure};
@@ -55,23 +55,25 @@ impl Controller {
         Ok((record, provenance))
     }
 
-    /// Calls `each` with a build's progress until it ends or `each` says that nobody listens. What comes
-    /// within 50 ms is one message.
+    /// Calls `each` with a build's progress until it ends or `each` says that nobody listens; what it prints is left out
+    /// where `logs` says so. What comes within 50 ms is one message, but for what a window would stumble over.
     pub async fn watch_build(
         &self,
         reference: &str,
+        logs: bool,
         mut each: impl FnMut(BuildUpdate) -> bool,
     ) -> Result<(), Failure> {
         const TOGETHER: std::time::Duration = std::time::Duration::from_millis(50);
-        const LINES: usize = 1000;
         if let Some(updates) = self.imported_log(reference) {
-            let goes_on = updates.into_iter().all(&mut each);
-            if goes_on {
-                each(BuildUpdate {
-                    end: true,
-                    ..BuildUpdate::default()
-                });
+            let mut pending = BuildUpdate::default();
+            for update in updates {
+                merge(&mut pending, part(update, logs));
+                if is_large(&pending) && !each(std::mem::take(&mut pending)) {
+                    return Ok(());
+                }
             }
+            pending.end = true;
+            each(pending);
             return Ok(());
         }
         let client = self.engine().await?;
@@ -89,9 +91,9 @@ impl Controller {
             tokio::select! {
                 event = events.next() => match event {
                     Some(event) => {
-                        merge(&mut pending, update(event?));
+                        merge(&mut pending, part(update(event?), logs));
                         due = due.or_else(|| Some(tokio::time::Instant::now() + TOGETHER));
-                        if pending.logs.len() < LINES {
+                        if !is_large(&pending) {
                             continue;
                         }
                     }

@@ -320,11 +320,33 @@ pub(crate) fn update(wire: control::StatusResponse) -> BuildUpdate {
     }
 }
 
-/// Joins updates, so that the window gets few large messages.
+/// An update, with what was printed or without.
+pub(crate) fn part(mut update: BuildUpdate, logs: bool) -> BuildUpdate {
+    if !logs {
+        update.logs.clear();
+    }
+    update
+}
+
+/// Whether it is as much as the window should get at once: a few thousand lines.
+pub(crate) fn is_large(update: &BuildUpdate) -> bool {
+    const BYTES: usize = 128 << 10;
+    let printed: usize = update.logs.iter().map(|log| log.text.len()).sum();
+    printed >= BYTES
+}
+
+/// Joins updates, so that the window gets few large messages. What a step prints in a row is one piece.
 pub(crate) fn merge(into: &mut BuildUpdate, more: BuildUpdate) {
     into.vertices.extend(more.vertices);
     into.progress.extend(more.progress);
-    into.logs.extend(more.logs);
+    for log in more.logs {
+        match into.logs.last_mut() {
+            Some(last) if last.vertex == log.vertex && last.stream == log.stream => {
+                last.text.push_str(&log.text);
+            }
+            _ => into.logs.push(log),
+        }
+    }
     into.warnings.extend(more.warnings);
     into.end |= more.end;
 }
@@ -361,6 +383,30 @@ mod tests {
         ] {
             assert_eq!(summary(&record(attrs)).name, name, "{attrs:?}");
         }
+    }
+
+    #[test]
+    fn what_a_step_prints_in_a_row_crosses_as_one_piece() {
+        let printed = |list: &[(&str, &str)]| BuildUpdate {
+            logs: list
+                .iter()
+                .map(|(vertex, text)| LogChunk {
+                    vertex: (*vertex).into(),
+                    text: (*text).into(),
+                    ..LogChunk::default()
+                })
+                .collect(),
+            ..BuildUpdate::default()
+        };
+        let mut all = printed(&[]);
+        merge(&mut all, printed(&[("a", "1\n"), ("a", "2\n3")]));
+        merge(
+            &mut all,
+            printed(&[("a", "\n"), ("b", "x\n"), ("a", "4\n")]),
+        );
+        let expected = printed(&[("a", "1\n2\n3\n"), ("b", "x\n"), ("a", "4\n")]);
+        assert_eq!(all, expected);
+        assert_eq!(part(all, false), printed(&[]));
     }
 
     #[test]

@@ -274,7 +274,7 @@ mod tests {
         assert!(detail.summary.imported);
         assert_eq!(detail.failure.unwrap().exit_code, Some(1));
         let mut steps = Vec::new();
-        let watched = controller.watch_build("ref1", |update| {
+        let watched = controller.watch_build("ref1", true, |update| {
             steps.extend(update.vertices);
             true
         });

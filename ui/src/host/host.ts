@@ -18,7 +18,8 @@ export interface Host {
   resetMachine(confirm: string): Promise<void>;
 
   watchBuilds(listener: (change: t.BuildsChange) => void): Unsubscribe;
-  watchBuild(ref: string, listener: (update: t.BuildUpdate) => void): Unsubscribe;
+  /** With what it prints, or without. */
+  watchBuild(ref: string, logs: boolean, listener: (update: t.BuildUpdate) => void): Unsubscribe;
   buildDetail(ref: string): Promise<t.BuildDetail>;
   explainBuild(ref: string): Promise<t.Explanation[]>;
   cancelBuild(ref: string): Promise<void>;

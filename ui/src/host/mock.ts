@@ -111,12 +111,12 @@ export function mockHost(options: MockOptions = {}): MockHost {
       if (!options.pending) listener({ reset: true, changed: [...builds.values()].map((b) => b.summary), removed: [] });
       return () => buildListeners.delete(listener);
     },
-    watchBuild(ref, listener) {
+    watchBuild(ref, logs, listener) {
       const { recording, shift, live } = find(ref);
-      const updates = recording.stream.slice(0, live ?? undefined).map((u) => update(u, shift));
+      const updates = recording.stream.slice(0, live ?? undefined).map((u) => update(logs ? u : { ...u, logs: [] }, shift));
       updates.forEach(listener);
       if (live === null) listener({ vertices: [], progress: [], logs: [], warnings: [], end: true });
-      else if (options.flood) return flood(updates.at(-1)?.vertices[0]?.digest ?? updates[0]?.vertices[0]?.digest ?? "", options.flood, listener);
+      else if (options.flood && logs) return flood(updates.at(-1)?.vertices[0]?.digest ?? updates[0]?.vertices[0]?.digest ?? "", options.flood, listener);
       return () => {};
     },
     buildDetail: (ref) => call("buildDetail", [ref], () => {

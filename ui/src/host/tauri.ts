@@ -41,7 +41,7 @@ export function tauriHost(): Host {
     console: () => invoke("console"),
     resetMachine: (confirm) => invoke("reset_machine", { confirm }),
     watchBuilds: (listener) => subscribe<t.BuildsChange>("watch_builds", {}, listener),
-    watchBuild: (reference, listener) => subscribe<t.BuildUpdate>("watch_build", { reference }, listener),
+    watchBuild: (reference, logs, listener) => subscribe<t.BuildUpdate>("watch_build", { reference, logs }, listener),
     buildDetail: (reference) => invoke("build_detail", { reference }),
     explainBuild: (reference) => invoke("explain_build", { reference }),
     cancelBuild: (reference) => invoke("cancel_build", { reference }),

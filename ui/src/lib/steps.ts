@@ -1,6 +1,7 @@
 // A build's steps, put together from its updates. Plain data and no components: the same reducer serves the
 // list, the timeline, the error and the comparison.
-import type { BuildUpdate, LogChunk, Progress, Vertex, Warning } from "../host/types";
+import type { BuildUpdate, Progress, Vertex, Warning } from "../host/types";
+import { Log } from "./log";
 
 export type StepState = "waiting" | "running" | "done" | "cached" | "failed" | "cancelled";
 
@@ -28,13 +29,6 @@ export interface Step {
   order: number;
 }
 
-export interface Line {
-  vertex: string;
-  stream: number;
-  text: string;
-  time: number;
-}
-
 const NAME = /^\[(?:(\w+\/[\w/]+)(?:->\w+\/[\w/]+)? )?(.+?)(?: (\d+)\/(\d+))?\] (.*)$/s;
 
 /** What the engine does with the result. */
@@ -51,21 +45,21 @@ export function parseName(name: string): { title: string; stage: string; platfor
 
 export class Build {
   readonly steps = new Map<string, Step>();
-  readonly lines: Line[] = [];
+  readonly log: Log;
   readonly warnings: Warning[] = [];
   ended = false;
-  /** Lines that were dropped because there were too many to keep. */
-  dropped = 0;
   /** Grows with every change; components read it to know that they are behind. */
   revision = 0;
-  private readonly open = new Map<string, string>();
 
-  constructor(private readonly keep = 100_000) {}
+  /** Of the log that many lines are kept, the last ones. */
+  constructor(keep = 100_000) {
+    this.log = new Log(keep);
+  }
 
   apply(update: BuildUpdate): void {
     for (const vertex of update.vertices) this.vertex(vertex);
     for (const progress of update.progress) this.steps.get(progress.vertex)?.progress.set(progress.id, progress);
-    for (const log of update.logs) this.log(log);
+    for (const log of update.logs) this.log.take(log);
     for (const warning of update.warnings) {
       const known = this.warnings.some((w) => w.vertex === warning.vertex && w.short === warning.short);
       if (!known) this.warnings.push(warning);
@@ -92,25 +86,8 @@ export class Build {
     else step.intervals.push({ start: vertex.started, end: vertex.completed });
   }
 
-  private log(log: LogChunk): void {
-    const key = `${log.vertex}/${log.stream}`;
-    const parts = ((this.open.get(key) ?? "") + log.text).split("\n");
-    this.open.set(key, parts.pop() ?? "");
-    for (const text of parts) this.lines.push({ vertex: log.vertex, stream: log.stream, text, time: log.time });
-    const excess = this.lines.length - this.keep;
-    // In large bites: each shifts the whole array.
-    if (excess > this.keep / 10) {
-      this.lines.splice(0, excess);
-      this.dropped += excess;
-    }
-  }
-
   private finish(): void {
-    for (const [key, text] of this.open) {
-      const at = key.lastIndexOf("/");
-      if (text) this.lines.push({ vertex: key.slice(0, at), stream: Number(key.slice(at + 1)), text, time: 0 });
-    }
-    this.open.clear();
+    this.log.finish();
     this.ended = true;
   }
 
