@@ -171,6 +171,10 @@ fn rename_pairs(pairs: &mut Item, rename: &mut impl FnMut(&Path) -> PathBuf) {
 }
 
 /// A table below another one, made where there is none. One that only holds others gets no header of its own.
+#[expect(
+    clippy::expect_used,
+    reason = "what isn't a table has just been replaced by one"
+)]
 fn section<'a>(above: &'a mut dyn TableLike, key: &str, only_holds: bool) -> &'a mut dyn TableLike {
     if above.get(key).and_then(Item::as_table_like).is_none() {
         let mut table = Table::new();
