@@ -49,10 +49,13 @@ impl Moment {
 
     /// How long ago it was.
     pub(crate) fn ago(self) -> String {
-        let past = SystemTime::now()
-            .duration_since(self.system())
-            .unwrap_or_default();
-        format!("{} ago", duration(past))
+        format!("{} ago", duration(self.elapsed()))
+    }
+
+    /// From this moment to now.
+    pub(crate) fn elapsed(self) -> Duration {
+        let past = SystemTime::now().duration_since(self.system());
+        past.unwrap_or_default()
     }
 
     /// From this moment to a later one.

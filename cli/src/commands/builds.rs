@@ -217,9 +217,13 @@ fn title(record: &Record) -> String {
     }
 }
 
+/// How long it took; so far, if it runs.
 fn length(record: &Record) -> Option<std::time::Duration> {
     let start = Moment::from(record.created_at.as_ref()?);
-    Some(start.until(Moment::from(record.completed_at.as_ref()?)))
+    Some(match &record.completed_at {
+        Some(end) => start.until(Moment::from(end)),
+        None => start.elapsed(),
+    })
 }
 
 fn record_json(record: &Record) -> Value {
@@ -231,7 +235,7 @@ fn record_json(record: &Record) -> Value {
         "attributes": record.frontend_attrs.iter().collect::<std::collections::BTreeMap<_, _>>(),
         "created": wire_time::json(record.created_at.as_ref()),
         "completed": wire_time::json(record.completed_at.as_ref()),
-        "seconds": length(record).map(|length| length.as_secs_f64()),
+        "seconds": record.completed_at.as_ref().and(length(record)).map(|length| length.as_secs_f64()),
         "steps": record.num_total_steps,
         "cachedSteps": record.num_cached_steps,
         "completedSteps": record.num_completed_steps,
@@ -253,11 +257,19 @@ async fn list(client: &Client, active: bool, limit: usize, format: Format) -> Ou
         "BUILD", "STATE", "STEPS", "CACHED", "CREATED", "TIME", "WHAT",
     ]);
     for record in &all {
+        // A build is counted at its end.
+        let (steps, cached) = match record.completed_at {
+            None => (String::new(), String::new()),
+            Some(_) => (
+                format!("{}/{}", record.num_completed_steps, record.num_total_steps),
+                record.num_cached_steps.to_string(),
+            ),
+        };
         table.row([
             record.r#ref.clone(),
             state(record).to_owned(),
-            format!("{}/{}", record.num_completed_steps, record.num_total_steps),
-            record.num_cached_steps.to_string(),
+            steps,
+            cached,
             wire_time::ago(record.created_at.as_ref()),
             length(record).map(wire_time::duration).unwrap_or_default(),
             cut(&title(record), 60),

@@ -271,6 +271,8 @@ pub(super) fn cancels_anybodys_build(stage: &mut Stage<'_>) -> Result<()> {
     running.wait_for("begun", Duration::from_secs(60))?;
     let active = json(stage, &["builds", "ls", "--active", "--format", "json"])?;
     ensure!(active[0]["state"] == "running", "{active}");
+    let listed = run(&mut stage.kiln(&["builds", "ls", "--active"])?)?.succeeds()?;
+    listed.says(&["running", "s   "])?.never_says(&["0/0"])?;
     let id = active[0]["ref"].as_str().context("a ref")?.to_owned();
     rows(stage, &[(&["builds", "cancel", &id[..8]], 0, &[])])?;
     let ended = running.wait()?;
