@@ -1,16 +1,15 @@
 // Every screen in both themes: drawn, free of axe's findings, and kept as a picture to look at.
-import { mkdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { MockOptions } from "../../src/host/mock";
 import { recordings } from "./recordings";
 import { bed, type Bed } from "./bed";
+import { axeFinds, byKeyboard, cutOff, ZOOMED } from "./reach";
 
 // `KILN_PICTURES=1` renews those of the documentation.
 const kept = new URL(process.env.KILN_PICTURES ? "../../../docs/screenshots/" : "../../node_modules/.cache/screenshots/", import.meta.url);
 const pictures = fileURLToPath(kept);
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const ref = (name: string): string => recordings[name] ?? "";
 
 interface Screen { name: string; route: string; options?: MockOptions; click?: string | string[]; ready: string }
@@ -61,11 +60,7 @@ describe.each(["light", "dark"] as const)("%s", (theme) => {
     await page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
     await page.evaluate(() => document.fonts.ready);
     await page.screenshot({ path: `${pictures}${name}-${theme}.png` });
-    await page.evaluate(axe);
-    const found = await page.evaluate(async () => {
-      const result = await (globalThis as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }> } }).axe.run();
-      return result.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => `${n.html.slice(0, 160)} ${(n.failureSummary ?? "").slice(0, 200)}`).join("\n   ")}`);
-    });
+    const found = await axeFinds(page);
     expect(found, found.join("\n")).toEqual([]);
     await page.context().close();
   });
@@ -80,4 +75,19 @@ test.each(["builds", "cache", "images", "machine", "new?folder=/x", `build/${ref
     if (size.width === 800) await page.screenshot({ path: `${pictures}small-${route.split(/[/?]/)[0]}.png` });
     await page.context().close();
   }
+});
+
+describe("without a mouse, at twice the size", () => {
+  test.each(SCREENS)("$name", async ({ route, options, click, ready }) => {
+    const page = await the.open(route, options, ZOOMED);
+    for (const at of [click ?? []].flat()) {
+      const opener = page.locator(at).first();
+      await opener.focus();
+      await page.keyboard.press((await opener.evaluate((element) => element.tagName)) === "LABEL" ? "Space" : "Enter");
+    }
+    await page.waitForSelector(ready);
+    const found = [...(await cutOff(page)), ...(await byKeyboard(page))];
+    expect(found, found.join("\n")).toEqual([]);
+    await page.context().close();
+  });
 });
