@@ -174,7 +174,8 @@ fn records_go_out_and_come_in(stage: &mut Stage<'_>) -> Result<()> {
             ..form(&context)
         };
         let reference = app.start_build(request).await?;
-        app.watch_build(&reference, |update| !update.end).await?;
+        app.watch_build(&reference, true, |update| !update.end)
+            .await?;
         // The record is complete a moment after the last of its progress.
         while app.build_detail(&reference).await?.summary.status == "running" {}
         app.export_build(&reference, ours.display().to_string())
@@ -218,7 +219,7 @@ fn records_go_out_and_come_in(stage: &mut Stage<'_>) -> Result<()> {
             log.extend(update.logs.into_iter().map(|chunk| chunk.text));
             true
         };
-        other.watch_build(&reference, read).await?;
+        other.watch_build(&reference, true, read).await?;
         ensure!(log.contains("said-this"), "{log}");
         Ok(())
     })
