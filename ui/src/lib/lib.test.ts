@@ -48,6 +48,8 @@ test.each([
   ["[linux/arm64 build 1/2] FROM x", { title: "FROM x", stage: "build", platform: "linux/arm64", internal: false }],
   ["[internal] load .dockerignore", { title: "load .dockerignore", stage: "", platform: "", internal: true }],
   ["exporting to image", { title: "exporting to image", stage: "", platform: "", internal: true }],
+  ["[2/3] COPY . .", { title: "COPY . .", stage: "", platform: "", internal: false }],
+  ["[linux/arm64 2/3] COPY . .", { title: "COPY . .", stage: "", platform: "linux/arm64", internal: false }],
   ["[stage-1 2/3] COPY a b", { title: "COPY a b", stage: "stage-1", platform: "", internal: false }],
 ])("%s is understood", (name, want) => expect(parseName(name)).toEqual(want));
 

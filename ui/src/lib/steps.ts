@@ -29,7 +29,8 @@ export interface Step {
   order: number;
 }
 
-const NAME = /^\[(?:(\w+\/[\w/]+)(?:->\w+\/[\w/]+)? )?(.+?)(?: (\d+)\/(\d+))?\] (.*)$/s;
+// A Dockerfile with one stage that has no name: `[2/3] COPY . .`
+const NAME = /^\[(?:([a-z]\w*\/[\w/]+)(?:->\w+\/[\w/]+)? )?(?:\d+\/\d+|(.+?)(?: \d+\/\d+)?)\] (.*)$/s;
 
 /** What the engine does with the result. */
 const OUTPUT = /^(export|push|resolving provenance)/;
@@ -37,10 +38,10 @@ const OUTPUT = /^(export|push|resolving provenance)/;
 export function parseName(name: string): { title: string; stage: string; platform: string; internal: boolean } {
   const match = NAME.exec(name);
   if (!match) return { title: name, stage: "", platform: "", internal: OUTPUT.test(name) || /^(importing|resolving)/.test(name) };
-  const [, platform = "", stage = "", position, , title = ""] = match;
+  const [, platform = "", stage = "", title = ""] = match;
   if (stage === "internal") return { title, stage: "", platform, internal: true };
   if (stage === "auth") return { title: `log in to ${title}`, stage: "", platform, internal: true };
-  return { title: title.replace(/\s+/g, " "), stage: position || stage ? stage : "", platform, internal: false };
+  return { title: title.replace(/\s+/g, " "), stage, platform, internal: false };
 }
 
 export class Build {
