@@ -20,7 +20,7 @@ use kiln_images::Images;
 use kiln_ops::{OpParts, Resolver, StepNetwork};
 use kiln_registry::Registry;
 use kiln_session::SessionManager;
-use kiln_snapshot::Snapshots;
+use kiln_snapshot::{Driver, Snapshots};
 use kiln_solver::store::DatabaseKeys;
 use kiln_solver::{Solver, SolverOptions};
 use kiln_source::local::LocalSource;
@@ -36,6 +36,10 @@ use crate::serve::Daemon;
 use crate::settings::{Address, Settings};
 use crate::{telemetry, worker};
 
+/// What a person should know whose builds are slow.
+const COPIES: &str =
+    "overlayfs isn't used here: each step copies what it is based on, which takes time and space";
+
 /// Opens the state and makes a daemon of it.
 pub(crate) async fn compose(
     settings: &Settings,
@@ -45,6 +49,7 @@ pub(crate) async fn compose(
         .with_context(|| format!("opening the state in {}", settings.root.display()))?;
     let content = ContentStore::open(&state)?;
     let snapshots = Snapshots::open(state.snapshots_dir())?;
+    let driver = snapshots.driver();
     let cache = CacheManager::new(&state, content.clone(), snapshots).await?;
     let sessions = SessionManager::new();
     let history = History::open(&state, content.clone(), retention(settings)).await?;
@@ -61,6 +66,10 @@ pub(crate) async fn compose(
     };
     let policies = collect::policies(settings)?;
     let mut worker = worker::describe(settings, collect::shown(&policies.policies))?;
+    if driver == Driver::Copy {
+        worker::says_copies(&mut worker);
+        surroundings.warnings.lock().push(COPIES.to_owned());
+    }
     let registry = Registry::new(
         settings.config.registries.clone(),
         settings.config.system.max_registry_concurrency,

@@ -62,6 +62,12 @@ pub(crate) fn describe(settings: &Settings, gc: Vec<GcPolicy>) -> anyhow::Result
     })
 }
 
+/// Says that snapshots are no layers, by the name that BuildKit has for that.
+pub(crate) fn says_copies(worker: &mut Worker) {
+    const LABEL: &str = "org.mobyproject.buildkit.worker.snapshotter";
+    worker.labels.insert(LABEL.to_owned(), "native".to_owned());
+}
+
 /// Says where steps reach the host, by the label that clients look for.
 pub(crate) fn add_host_gateway(worker: &mut Worker, address: Ipv4Addr) {
     const LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";

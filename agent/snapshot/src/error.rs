@@ -37,6 +37,9 @@ pub enum Error {
     /// A name that could lead out of the directory of snapshots.
     #[error("invalid snapshot name {0:?}")]
     Name(String),
+    /// What is there can't be read without overlayfs.
+    #[error("the snapshots in {} are layers of overlayfs, which doesn't work here", .0.display())]
+    NoOverlay(PathBuf),
     /// Mounting failed.
     #[error(transparent)]
     Mount(#[from] kiln_sys::mount::MountError),
@@ -60,7 +63,7 @@ impl Error {
                 source.kind() == std::io::ErrorKind::StorageFull
             }
             Self::Apply { source, .. } => source.is_disk_full(),
-            Self::Name(_) | Self::Mount(_) => false,
+            Self::Name(_) | Self::NoOverlay(_) | Self::Mount(_) => false,
         }
     }
 }

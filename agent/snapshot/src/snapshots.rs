@@ -4,6 +4,7 @@
 //! ROOT/snapshots/<id>/fs      the files: with overlayfs a layer, with plain copies the whole state
 //! ROOT/snapshots/<id>/work    overlayfs's work directory, while the snapshot is written
 //! ROOT/snapshots/.empty/      what a state without layers is mounted from
+//! ROOT/snapshots/.layers/     or .copies/: what the snapshots here are, for whoever opens them next
 //! ROOT/snapshots/.gone-*      on the way out; a name is freed at once, its files a little later
 //! ```
 //!
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kiln_sys::mount::{MountSpec, TempMount};
+use kiln_sys::mount::{MountSpec, TempMount, overlay_collects_options};
 use rustix::fs::{Gid, Uid};
 
 use crate::Error;
@@ -28,6 +29,11 @@ use crate::copy::copy_tree;
 use crate::remove::remove_tree;
 use crate::stack::StackDir;
 use crate::tar::Limits;
+
+/// The mark of snapshots that are layers.
+const LAYERS: &str = ".layers";
+/// The mark of snapshots that are whole states.
+const COPIES: &str = ".copies";
 
 /// How states are made of snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,11 +74,18 @@ impl Snapshots {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
         let root = root.into();
         make_dir(&root)?;
-        let driver = [false, true]
+        let overlay = [false, true]
             .map(|userxattr| Driver::Overlay { userxattr })
             .into_iter()
-            .find(|driver| probe(&root, *driver))
-            .unwrap_or(Driver::Copy);
+            .find(|driver| probe(&root, *driver));
+        let driver = match (holds_copies(&root), overlay) {
+            (Some(false), None) => return Err(Error::NoOverlay(root)),
+            (Some(false) | None, Some(driver)) => driver,
+            (Some(true), _) | (None, None) => Driver::Copy,
+        };
+        if driver == Driver::Copy {
+            tracing::warn!(path = ?root, "snapshots are copies: each step copies what it is based on");
+        }
         Self::with_driver(root, driver)
     }
 
@@ -88,6 +101,11 @@ impl Snapshots {
             }),
         };
         make_dir(&snapshots.inner.root.join(".empty"))?;
+        let kind = match driver {
+            Driver::Copy => COPIES,
+            Driver::Overlay { .. } => LAYERS,
+        };
+        make_dir(&snapshots.inner.root.join(kind))?;
         snapshots.sweep()?;
         Ok(snapshots)
     }
@@ -324,6 +342,19 @@ fn overlay(driver: Driver, layers: &[PathBuf], upper: Option<&Path>) -> MountSpe
         source: "overlay".into(),
         options,
     }
+}
+
+/// Whether the snapshots that are there are copies, or layers; `None` if there are none.
+fn holds_copies(root: &Path) -> Option<bool> {
+    let is_there = |name: &str| root.join(name).is_dir();
+    if is_there(COPIES) {
+        return Some(true);
+    }
+    if is_there(LAYERS) {
+        return Some(false);
+    }
+    // Daemons that left no mark took copies where the kernel collects options, and layers elsewhere.
+    is_there(".empty").then(overlay_collects_options)
 }
 
 /// Whether the driver's mounts work in the directory, whiteouts included.

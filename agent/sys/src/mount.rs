@@ -19,6 +19,7 @@ pub use attach::{
     set_attributes, unmount, unmount_one,
 };
 pub use options::{Attributes, MountOptions, Propagation};
+pub use overlay::overlay_collects_options;
 pub use table::{mounts_below, unmount_below};
 pub use temp::TempMount;
 

@@ -219,3 +219,22 @@ fn an_interrupted_removal_is_finished_at_the_next_start() {
     Snapshots::with_driver(dir.path(), Driver::Copy).unwrap();
     assert!(!dir.path().join(".gone-1-1").exists());
 }
+
+/// Layers read as copies, or the other way around, would show what was removed.
+#[test]
+fn what_is_there_decides_the_driver() {
+    for driver in DRIVERS {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("snapshots");
+        Snapshots::with_driver(&root, driver).unwrap();
+        let again = Snapshots::open(&root).unwrap();
+        assert_eq!(again.driver(), driver);
+    }
+    // Of a daemon that left no mark, on a kernel that takes layers one by one.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join(".empty")).unwrap();
+    if !kiln_sys::mount::overlay_collects_options() {
+        let driver = Snapshots::open(dir.path()).unwrap().driver();
+        assert_eq!(driver, DRIVERS[0]);
+    }
+}

@@ -50,14 +50,23 @@ fn escaped(layer: &str) -> String {
         .replace(',', "\\,")
 }
 
+/// Whether an overlay's options are only collected when they are told, and understood when it is mounted, as before Linux
+/// 6.5: then it takes nonsense, too.
+pub fn overlay_collects_options() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| takes("no-such-option"))
+}
+
 /// Whether this kernel takes layers one by one.
 fn takes_single_layers() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-            .and_then(|fs| fsconfig_set_string(&fs, "lowerdir+", "/"))
-            .is_ok()
-    })
+    *ANSWER.get_or_init(|| !overlay_collects_options() && takes("lowerdir+"))
+}
+
+fn takes(option: &str) -> bool {
+    fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .and_then(|fs| fsconfig_set_string(&fs, option, "/"))
+        .is_ok()
 }
 
 /// A volatile overlay leaves a mark that keeps it from being mounted again after a crash. Whether

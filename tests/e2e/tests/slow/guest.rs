@@ -41,6 +41,9 @@ pub(super) fn mount_cache_of_the_notes(bed: &Bed) -> Result<()> {
 
 fn builds(bed: &Bed, machine: &Machine) -> Result<()> {
     let client = Client::connect(&bed.tools, Buildx::New, &machine.socket(), &[])?;
+    // The guest's kernel knows overlayfs; copies of the whole base for each step would be slow and large.
+    let inspected = client.buildx(["inspect"])?.succeeds()?;
+    inspected.says(&["worker.snapshotter: overlayfs"])?;
     let url = format!("http://{HOST}:{}/{TARBALL}", bed.web.port());
     let context = Context::new(&dockerfile(&url, ""))?;
     let directory = tempfile::tempdir()?;
