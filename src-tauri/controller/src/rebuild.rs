@@ -59,7 +59,11 @@ impl Controller {
             .as_deref()
             .map(provenance::facts)
             .unwrap_or_default();
-        let kept = self.kept_secrets().await.unwrap_or_default();
+        // A keyring may ask to be unlocked: not for a build without secrets.
+        let kept = match facts.secrets.is_empty() {
+            true => Vec::new(),
+            false => self.kept_secrets().await.unwrap_or_default(),
+        };
         Ok(checked(of_record(
             &record,
             &summary,

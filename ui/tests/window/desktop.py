@@ -14,12 +14,16 @@ Commands are lines of JSON on standard input, answers are lines of JSON on stand
                                       pointer would have it for ever
   {"do": "windows"}                   titles of the windows that can be seen
   {"do": "close", "title": T}         as a click on the window's closing button: true if there was such a window
+  {"do": "choose", "path": P}         the next dialog for a file or folder is answered so; null leaves it
+  {"do": "asked"}                     [[kind, title], …] of the dialogs that were there
 """
 import json
 import subprocess
 import sys
+import time
 
 import dbus
+import dbus.lowlevel
 import dbus.mainloop.glib
 import dbus.service
 from gi.repository import GLib
@@ -30,6 +34,10 @@ MENU = "com.canonical.dbusmenu"
 WATCHER = "org.kde.StatusNotifierWatcher"
 NOTES = "org.freedesktop.Notifications"
 PROPERTIES = "org.freedesktop.DBus.Properties"
+PORTAL = "org.freedesktop.portal.Desktop"
+CHOOSER = "org.freedesktop.portal.FileChooser"
+REQUEST = "org.freedesktop.portal.Request"
+PROXIES = "org.freedesktop.portal.ProxyResolver"
 
 dbus.mainloop.glib.DBusGMainLoop(set_as_default=True)
 bus = dbus.SessionBus()
@@ -70,6 +78,52 @@ class Notes(dbus.service.Object):
     @dbus.service.signal(NOTES, signature="us")
     def ActionInvoked(self, note, action):
         pass
+
+
+class Chooser(dbus.service.Object):
+    """The portal that shows dialogs for files: somebody who knows at once what to choose. Whoever goes by portals
+    asks it for proxies too."""
+
+    answers = []
+    asked = []
+
+    def ask(self, kind, title, options, sender):
+        Chooser.asked.append([kind, str(title)])
+        token = str(options.get("handle_token", "t"))
+        handle = f"/org/freedesktop/portal/desktop/request/{sender[1:].replace('.', '_')}/{token}"
+        path = Chooser.answers.pop(0) if Chooser.answers else None
+        uris = [] if path is None else [GLib.filename_to_uri(path)]
+
+        def reply():
+            # To the asker alone, as a portal does: it has no match rule for it.
+            message = dbus.lowlevel.SignalMessage(handle, REQUEST, "Response")
+            message.append(dbus.UInt32(path is None), {"uris": dbus.Array(uris, signature="s")}, signature="ua{sv}")
+            message.set_destination(sender)
+            bus.send_message(message)
+            return False
+
+        GLib.timeout_add(50, reply)
+        return dbus.ObjectPath(handle)
+
+    @dbus.service.method(CHOOSER, in_signature="ssa{sv}", out_signature="o", sender_keyword="sender")
+    def OpenFile(self, parent, title, options, sender=None):
+        return self.ask("folder" if options.get("directory") else "file", title, options, sender)
+
+    @dbus.service.method(CHOOSER, in_signature="ssa{sv}", out_signature="o", sender_keyword="sender")
+    def SaveFile(self, parent, title, options, sender=None):
+        return self.ask("save", title, options, sender)
+
+    @dbus.service.method(PROXIES, in_signature="s", out_signature="as")
+    def Lookup(self, uri):
+        return ["direct://"]
+
+    @dbus.service.method(PROPERTIES, in_signature="ss", out_signature="v")
+    def Get(self, interface, name):
+        return dbus.UInt32(3, variant_level=1)
+
+    @dbus.service.method(PROPERTIES, in_signature="s", out_signature="a{sv}")
+    def GetAll(self, interface):
+        return {"version": dbus.UInt32(3)}
 
 
 def menu():
@@ -133,6 +187,15 @@ def keyring():
     return subprocess.run(command, input=b"\n", stdout=subprocess.DEVNULL, timeout=120).returncode == 0
 
 
+def run(command):
+    """Runs it to its end. It may ask for what is here: whoever waited for it in here would keep it waiting."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    while process.poll() is None:
+        loop.get_context().iteration(False)
+        time.sleep(0.01)
+    return process.returncode
+
+
 def answer(request):
     what = request["do"]
     if what == "leave":
@@ -143,10 +206,15 @@ def answer(request):
         return close(request["title"])
     if what == "keyring":
         return keyring()
+    if what == "choose":
+        Chooser.answers.append(request["path"])
+        return True
+    if what == "asked":
+        return Chooser.asked
     if what == "notices":
         return Notes.seen
     if what == "run":
-        return subprocess.run(request["command"], stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=120).returncode
+        return run(request["command"])
     if what == "output":
         return subprocess.run(request["command"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120, text=True).stdout
     if what == "act":
@@ -174,9 +242,10 @@ def line(source, condition):
     return True
 
 
-names = [dbus.service.BusName(name, bus) for name in (WATCHER, NOTES)]
+names = [dbus.service.BusName(name, bus) for name in (WATCHER, NOTES, PORTAL)]
 watcher = Watcher(bus, "/StatusNotifierWatcher")
 notes = Notes(bus, "/org/freedesktop/Notifications")
+chooser = Chooser(bus, "/org/freedesktop/portal/desktop")
 program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)
 loop = GLib.MainLoop()
 GLib.io_add_watch(sys.stdin, GLib.IO_IN | GLib.IO_HUP, line)
