@@ -229,6 +229,38 @@ test("policies are edited with what they would remove in view", async () => {
   expect(saved.at(-1)?.filters).toEqual(["type==exec.cachemount"]);
 });
 
+describe("the cache", () => {
+  test("is gone through from projects to a step, and tells what that is", async () => {
+    open("cache");
+    const u = user();
+    const tree = await screen.findByRole("navigation", { name: "Part of the cache" });
+    await u.click(within(await screen.findByLabelText("Groups")).getByRole("button", { name: /^webshop/ }));
+    await u.click(within(await screen.findByLabelText("Groups")).getByRole("button", { name: /^test/ }));
+    const rows = within(await screen.findByLabelText("Records")).getAllByRole("button");
+    expect(rows.length).toBe(3);
+    await u.click(rows.find((row) => row.textContent?.includes("844 ms"))!);
+    expect(screen.getByText(/ · made 2026-.* · can go/)).toBeVisible();
+    await accessible();
+    await u.click(screen.getByRole("link", { name: "The build that made it" }));
+    expect(await screen.findByRole("heading", { level: 1, name: /Built/ })).toBeVisible();
+    expect(tree).not.toBeInTheDocument();
+  });
+  test("is narrowed by kind, by use and by words", async () => {
+    open("cache");
+    const u = user();
+    await u.selectOptions(await screen.findByLabelText("Kind"), "Cache mounts");
+    expect(within(screen.getByLabelText("Groups")).getAllByRole("button").map((row) => row.textContent)).toEqual([expect.stringMatching(/^webshop/)]);
+    await u.selectOptions(screen.getByLabelText("Use"), "in use now");
+    expect(screen.getByText("No record matches.")).toBeVisible();
+    await u.selectOptions(screen.getByLabelText("Use"), "used or not");
+    await u.selectOptions(screen.getByLabelText("Kind"), "of all kinds");
+    await u.type(screen.getByLabelText("Filter records"), "webshop npm");
+    const found = within(await screen.findByLabelText("Records")).getAllByRole("button");
+    expect(found.length).toBeGreaterThan(0);
+    for (const row of found) expect(row.textContent).toMatch(/npm/);
+  });
+});
+
 test("a cache mount goes out as a tar and takes one in", async () => {
   const host = open("cache?tab=mounts");
   const u = user();

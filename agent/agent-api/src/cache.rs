@@ -3,6 +3,7 @@
 mod convert;
 mod mounts;
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,6 +168,30 @@ impl Cache for CacheService {
             .await
             .map_err(refused)?;
         Ok(Response::new(convert::usage(&records)))
+    }
+
+    async fn list_records(
+        &self,
+        _: Request<api::ListRecordsRequest>,
+    ) -> Result<Response<api::ListRecordsResponse>, Status> {
+        let records = self
+            .collector
+            .disk_usage(&Filters::default(), Duration::ZERO)
+            .await
+            .map_err(refused)?;
+        let mounts = self.mounts.list().await.map_err(mounts::refused)?;
+        let mut last: HashMap<RefId, String> = mounts
+            .into_iter()
+            .map(|mount| (mount.record, mount.last_build))
+            .collect();
+        let records = records
+            .into_iter()
+            .map(|record| {
+                let build = last.remove(&record.id);
+                convert::record(record, build)
+            })
+            .collect();
+        Ok(Response::new(api::ListRecordsResponse { records }))
     }
 
     async fn list_mounts(

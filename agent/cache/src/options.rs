@@ -78,6 +78,9 @@ pub struct Origin {
     pub build: BuildRef,
     /// What groups builds: the name of the client's directory. Empty where the client has none.
     pub project: String,
+    /// What the build calls the step: `[build 2/6] RUN make`. Empty where that isn't known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub step: String,
 }
 
 /// What a new record is told about itself.

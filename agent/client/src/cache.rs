@@ -86,6 +86,17 @@ impl CacheClient {
         Ok(self.calls().usage(api::UsageRequest {}).await?.into_inner())
     }
 
+    /// Every record, with for whom it was made and what it would cost to make it again.
+    pub async fn records(&self) -> Result<Vec<api::CacheRecord>, Error> {
+        let request = api::ListRecordsRequest {};
+        Ok(self
+            .calls()
+            .list_records(request)
+            .await?
+            .into_inner()
+            .records)
+    }
+
     /// The cache mounts, the last used first.
     pub async fn mounts(&self) -> Result<Vec<api::CacheMount>, Error> {
         let request = api::ListMountsRequest {};

@@ -15,20 +15,22 @@ use kiln_solver::op::{CacheMap, Op, OpContext, OpError};
 /// An op whose results are told how they were made.
 pub(crate) struct Noted {
     op: Arc<dyn Op<OpResult>>,
+    step: String,
     sessions: SessionManager,
 }
 
 impl Noted {
-    pub(crate) fn new(op: Arc<dyn Op<OpResult>>, sessions: &SessionManager) -> Self {
+    pub(crate) fn new(op: Arc<dyn Op<OpResult>>, step: String, sessions: &SessionManager) -> Self {
         Self {
             op,
+            step,
             sessions: sessions.clone(),
         }
     }
 }
 
-/// The build that works first, and its project.
-pub(crate) fn origin(cx: &OpContext, sessions: &SessionManager) -> Option<Origin> {
+/// The build that works first, its project, and its name for the step.
+fn origin(cx: &OpContext, step: &str, sessions: &SessionManager) -> Option<Origin> {
     let build = cx.builds().into_iter().next()?;
     let key = cx
         .sessions()
@@ -39,6 +41,7 @@ pub(crate) fn origin(cx: &OpContext, sessions: &SessionManager) -> Option<Origin
     Some(Origin {
         build,
         project: project(&key).to_owned(),
+        step: step.to_owned(),
     })
 }
 
@@ -61,7 +64,7 @@ impl Op<OpResult> for Noted {
 
     async fn run(&self, inputs: Vec<OpResult>, cx: OpContext) -> Result<Vec<OpResult>, OpError> {
         // While the builds are there: they may leave before the step has ended.
-        let origin = origin(&cx, &self.sessions).map(Arc::new);
+        let origin = origin(&cx, &self.step, &self.sessions).map(Arc::new);
         let (since, begun) = (SystemTime::now(), Instant::now());
         let results = self.op.run(inputs, cx).await?;
         let time = begun.elapsed();

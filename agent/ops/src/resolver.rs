@@ -107,6 +107,6 @@ impl OpResolver<OpResult> for Resolver {
             }
             None => return unsupported("empty"),
         };
-        Ok(Arc::new(Noted::new(op, &parts.sessions)))
+        Ok(Arc::new(Noted::new(op, vertex.name(), &parts.sessions)))
     }
 }

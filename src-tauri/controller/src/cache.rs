@@ -12,16 +12,41 @@ use crate::view::{
 };
 use crate::{Controller, Failure, files};
 
-fn record(wire: control::UsageRecord) -> CacheRecord {
+fn kind(record_type: String) -> String {
+    if record_type.is_empty() {
+        "regular".into()
+    } else {
+        record_type
+    }
+}
+
+fn record(wire: agent::CacheRecord) -> CacheRecord {
     CacheRecord {
         id: wire.id,
         description: wire.description,
-        r#type: if wire.record_type.is_empty() {
-            "regular".into()
-        } else {
-            wire.record_type
-        },
-        project: String::new(),
+        r#type: kind(wire.record_type),
+        project: wire.project,
+        build: wire.build_ref,
+        step: wire.step,
+        rebuild_milliseconds: wire.rebuild_milliseconds,
+        bytes: wire.bytes,
+        created: wire.created.map(|at| millis(at.seconds, at.nanos)),
+        last_used: wire.last_used.map(|at| millis(at.seconds, at.nanos)),
+        usage_count: wire.usage_count,
+        in_use: wire.in_use,
+        shared: wire.shared,
+        mutable: wire.mutable,
+        pinned: wire.pinned,
+        parents: wire.parents,
+    }
+}
+
+/// What a builder that isn't ours tells of a record.
+fn plain_record(wire: control::UsageRecord) -> CacheRecord {
+    CacheRecord {
+        id: wire.id,
+        description: wire.description,
+        r#type: kind(wire.record_type),
         bytes: wire.size,
         created: wire.created_at.map(|at| millis(at.seconds, at.nanos)),
         last_used: wire.last_used_at.map(|at| millis(at.seconds, at.nanos)),
@@ -30,6 +55,7 @@ fn record(wire: control::UsageRecord) -> CacheRecord {
         shared: wire.shared,
         mutable: wire.mutable,
         parents: wire.parents,
+        ..CacheRecord::default()
     }
 }
 
@@ -64,8 +90,20 @@ impl Controller {
 
     /// Everything that the cache holds.
     pub async fn cache_records(&self) -> Result<Vec<CacheRecord>, Failure> {
-        let records = self.engine().await?.disk_usage(Vec::new()).await?;
-        Ok(records.into_iter().map(record).collect())
+        let request = agent::ListRecordsRequest {};
+        match self.cache_calls().await?.list_records(request).await {
+            Ok(answer) => Ok(answer
+                .into_inner()
+                .records
+                .into_iter()
+                .map(record)
+                .collect()),
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                let records = self.engine().await?.disk_usage(Vec::new()).await?;
+                Ok(records.into_iter().map(plain_record).collect())
+            }
+            Err(status) => Err(status.into()),
+        }
     }
 
     /// What would go so that at most `keep_bytes` stay. Touches nothing.

@@ -134,7 +134,8 @@ view!(/// A pull or push under way.
 view!(/// A record of the cache.
 CacheRecord {
     id: String, description: String, r#type: String, project: String, bytes: i64, created: Option<i64>, last_used: Option<i64>,
-    usage_count: i64, in_use: bool, shared: bool, mutable: bool, parents: Vec<String>,
+    usage_count: i64, in_use: bool, shared: bool, mutable: bool, pinned: bool, parents: Vec<String>, build: String, step: String,
+    rebuild_milliseconds: i64,
 });
 view!(/// A policy of garbage collection.
     Policy { all: bool, filters: Vec<String>, keep_duration_seconds: i64, reserved_space: i64, max_used_space: i64, min_free_space: i64, });

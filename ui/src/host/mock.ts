@@ -232,15 +232,25 @@ function flood(vertex: string, { perSecond, seconds }: NonNullable<MockOptions["
   return () => clearInterval(timer);
 }
 
+/** The recorded step that made a record: buildx's `du` doesn't print it, but when it was made, and what ran. */
+function madeBy(description: string, created: number): Pick<t.CacheRecord, "project" | "build" | "step" | "rebuildMilliseconds"> {
+  const recording = recordings.find((r) => created >= Date.parse(r.record.StartedAt) - 1000 && created <= Date.parse(r.record.CompletedAt) + 1000);
+  const command = /^mount \/ from exec \/bin\/sh -c (.+)$/s.exec(description)?.[1];
+  const vertex = recording?.stream.flatMap((u) => u.vertexes ?? []).find((v) => v.completed && (v.name === description || (command && v.name.endsWith(`RUN ${command}`))));
+  const took = vertex?.completed && vertex.started ? Date.parse(vertex.completed) - Date.parse(vertex.started) : 0;
+  const project = description.startsWith("cached mount") ? "" : (recording?.record.Name ?? "");
+  return { project, build: recording?.record.Ref ?? "", step: vertex?.name ?? "", rebuildMilliseconds: took };
+}
+
 function records(now: number): t.CacheRecord[] {
   const unit: Record<string, number> = { second: 1e3, minute: 6e4, hour: 36e5 };
   return (cacheFile as { ID: string; Description: string; Type: string; Size: string; CreatedAt: string; LastUsedAt?: string; UsageCount: number; Shared: boolean; Mutable: boolean; Reclaimable: boolean; Parents: string[] | null }[])
     .filter((r) => typeof r === "object")
     .map((r) => {
       const used = /(\d+) (second|minute|hour)/.exec(r.LastUsedAt ?? "");
+      const created = Date.parse(r.CreatedAt.replace(" +0000 UTC", "Z").replace(" ", "T"));
       return {
-        id: r.ID, description: r.Description, type: r.Type, project: "", bytes: parseSize(r.Size),
-        created: Date.parse(r.CreatedAt.replace(" +0000 UTC", "Z").replace(" ", "T")),
+        id: r.ID, description: r.Description, type: r.Type, bytes: parseSize(r.Size), created, pinned: false, ...madeBy(r.Description, created),
         lastUsed: now - 4 * 60_000 - (used ? Number(used[1]) * (unit[used[2] ?? ""] ?? 1) : 0),
         usageCount: r.UsageCount, inUse: !r.Reclaimable, shared: r.Shared, mutable: r.Mutable, parents: r.Parents ?? [],
       };

@@ -314,7 +314,12 @@ export interface CacheRecord {
   id: string;
   description: string;
   type: string;
+  /** Where the engine knows: whose build made it, that build, and what it calls the step. */
   project: string;
+  build: string;
+  step: string;
+  /** How long that step took; 0 where it isn't known. */
+  rebuildMilliseconds: number;
   bytes: number;
   created: number | null;
   lastUsed: number | null;
@@ -322,6 +327,7 @@ export interface CacheRecord {
   inUse: boolean;
   shared: boolean;
   mutable: boolean;
+  pinned: boolean;
   parents: string[];
 }
 

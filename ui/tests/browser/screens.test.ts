@@ -29,6 +29,8 @@ const SCREENS: Screen[] = [
   { name: "new-build-watching", route: "new?folder=/home/ada/src/webshop", click: ["label:has-text('Watch')", "button:has-text('Build and watch')"], ready: "text=Waiting for a change" },
   { name: "images", route: "images?image=registry.example.com/shop/webshop:2.3.1", ready: "text=4 layers" },
   { name: "cache", route: "cache", ready: "text=can go without" },
+  { name: "cache-project", route: "cache?project=webshop", ready: "text=Cache mounts" },
+  { name: "cache-stage", route: "cache?project=webshop&stage=build", click: "[aria-label=Records] button >> nth=0", ready: "text=can go ·" },
   { name: "cache-plan", route: "cache?plan=1", ready: "text=would go" },
   { name: "cache-mounts", route: "cache?tab=mounts", click: "button:has-text('Files')", ready: "text=express" },
   { name: "cache-policies", route: "cache?tab=policies", ready: "text=may go" },

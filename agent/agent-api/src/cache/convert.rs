@@ -108,6 +108,33 @@ pub(super) fn run(run: Run) -> api::Run {
     }
 }
 
+/// A record; of a cache mount with the build that had it last.
+pub(super) fn record(record: UsageRecord, mounted: Option<String>) -> api::CacheRecord {
+    let origin = record.origin.as_deref();
+    let (project, step) = origin.map_or_else(Default::default, |origin| {
+        (origin.project.clone(), origin.step.clone())
+    });
+    let made = origin.map(|origin| origin.build.to_string());
+    api::CacheRecord {
+        project,
+        step,
+        build_ref: mounted.or(made).unwrap_or_default(),
+        id: record.id.to_string(),
+        description: record.description,
+        record_type: record.kind.to_string(),
+        bytes: number(record.size),
+        created: Some(Timestamp::from(record.created)),
+        last_used: record.last_used.map(Timestamp::from),
+        usage_count: number(record.usage_count),
+        in_use: record.in_use,
+        shared: record.shared,
+        mutable: record.mutable,
+        pinned: record.pinned,
+        parents: record.parents.iter().map(ToString::to_string).collect(),
+        rebuild_milliseconds: record.build_time.map_or(0, milliseconds),
+    }
+}
+
 /// Bytes by project and kind.
 pub(super) fn usage(records: &[UsageRecord]) -> api::UsageResponse {
     let mut groups = BTreeMap::<_, api::UsageGroup>::new();

@@ -295,6 +295,18 @@ fn plans_pins_and_policies(stage: &mut Stage<'_>) -> Result<()> {
         );
         ensure!(usage.total == usage.reclaimable + usage.in_use && usage.total > 0);
 
+        let records = cache.records().await?;
+        ensure!(records.len() == client.disk_usage(Vec::new()).await?.len());
+        ensure!(
+            records.iter().any(|one| {
+                one.project == project
+                    && one.step.contains("] RUN ")
+                    && !one.build_ref.is_empty()
+                    && one.rebuild_milliseconds > 0
+            }),
+            "{records:?}"
+        );
+
         let in_force = cache.policies().await?;
         ensure!(
             in_force.default && in_force.policies.len() == 4,
