@@ -28,6 +28,8 @@ const SCREENS: Screen[] = [
   { name: "new-build", route: "new?folder=/home/ada/src/webshop", ready: "text=One check is broken" },
   { name: "new-build-watching", route: "new?folder=/home/ada/src/webshop", click: ["label:has-text('Watch')", "button:has-text('Build and watch')"], ready: "text=Waiting for a change" },
   { name: "images", route: "images?image=registry.example.com/shop/webshop:2.3.1", ready: "text=4 layers" },
+  { name: "images-pull", route: "images", click: "button:has-text('Pull image')", ready: "[role=dialog]" },
+  { name: "images-remove", route: "images", click: ["[aria-label='Select registry.example.com/shop/api:dev']", "button:has-text('Remove…')"], ready: "text=Remove, and free" },
   { name: "cache", route: "cache", ready: "text=can go without" },
   { name: "cache-project", route: "cache?project=webshop", ready: "text=Cache mounts" },
   { name: "cache-stage", route: "cache?project=webshop&stage=build", click: "[aria-label=Records] button >> nth=0", ready: "text=can go ·" },
@@ -39,6 +41,8 @@ const SCREENS: Screen[] = [
   { name: "machine-stopped", route: "machine", options: { machine: { state: "stopped", disk: null, bootMilliseconds: 0 } }, ready: "text=Stopped" },
   { name: "builders", route: "builders", click: "button:has-text('Test')", ready: "text=Workers" },
   { name: "registries", route: "registries", click: "li button:has-text('Test')", ready: "text=trusted" },
+  { name: "registry-settings", route: "registries", click: "[aria-label='Settings of docker.io']", ready: "text=Mirrors" },
+  { name: "machine-reset", route: "machine", click: "button:has-text('Reset…')", ready: "[role=dialog]" },
   { name: "doctor", route: "doctor", ready: "text=things to look at" },
   { name: "doctor-support", route: "doctor", click: "button:has-text('Support bundle…')", ready: "text=logs/kiln-vmd.log" },
   { name: "cache-policies-edited", route: "cache?tab=policies", click: ["button:has-text('Edit')", "button:has-text('Show what would go')"], ready: "text=would go now" },
@@ -85,7 +89,7 @@ describe("without a mouse, at twice the size", () => {
     for (const at of [click ?? []].flat()) {
       const opener = page.locator(at).first();
       await opener.focus();
-      await page.keyboard.press((await opener.evaluate((element) => element.tagName)) === "LABEL" ? "Space" : "Enter");
+      await page.keyboard.press((await opener.evaluate((element) => element.matches("label, input[type=checkbox]"))) ? "Space" : "Enter");
     }
     await page.waitForSelector(ready);
     const found = [...(await cutOff(page)), ...(await byKeyboard(page))];
