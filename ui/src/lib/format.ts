@@ -1,11 +1,27 @@
-// Numbers, times and names in words. One place, so that a size reads the same on every screen.
+// Numbers, times and names in words, as the window's language has them. One place, so that a size reads the same on
+// every screen.
+import { locale } from "../locales/locale";
+
+/** Days come before months in this app's English. */
+const conventions = locale === "en" ? "en-GB" : locale;
+const one = new Intl.NumberFormat(conventions, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const whole = new Intl.NumberFormat(conventions);
+const share = new Intl.NumberFormat(conventions, { style: "percent" });
+const inUnit = (unit: string): Intl.NumberFormat => new Intl.NumberFormat(conventions, { style: "unit", unit, minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const UNITS = ["kilobyte", "megabyte", "gigabyte", "terabyte"].map(inUnit);
+const dayOfYear = new Intl.DateTimeFormat(conventions, { day: "numeric", month: "short" });
+const dayAndYear = new Intl.DateTimeFormat(conventions, { day: "numeric", month: "short", year: "numeric" });
+const enumeration = new Intl.ListFormat(conventions);
+
+export const number = (n: number): string => whole.format(n);
+export const list = (words: string[]): string => enumeration.format(words);
 
 /** `340 ms`, `3.1 s`, `1m 04s`, `2h 05m`. */
 export function duration(ms: number): string {
   if (!Number.isFinite(ms) || ms < 0) return "–";
   if (ms < 1000) return `${Math.round(ms)} ms`;
   const tenths = Math.round(ms / 100);
-  if (tenths < 600) return `${(tenths / 10).toFixed(1)} s`;
+  if (tenths < 600) return `${one.format(tenths / 10)} s`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 3600) return `${Math.floor(seconds / 60)}m ${pad(seconds % 60)}s`;
   const minutes = Math.round(seconds / 60);
@@ -17,21 +33,20 @@ const pad = (n: number): string => String(n).padStart(2, "0");
 /** `812 bytes`, `4.1 kB`, `306.4 MB`, `6.1 GB`: powers of 1000, as disks and other tools count. */
 export function size(bytes: number): string {
   if (!Number.isFinite(bytes) || bytes < 0) return "–";
-  if (bytes < 1000) return `${bytes} ${bytes === 1 ? "byte" : "bytes"}`;
-  const units = ["kB", "MB", "GB", "TB"];
+  if (bytes < 1000) return exactSize(bytes);
   let value = bytes / 1000;
   let unit = 0;
-  while (value >= 999.95 && unit < units.length - 1) {
+  while (value >= 999.95 && unit < UNITS.length - 1) {
     value /= 1000;
     unit++;
   }
-  return `${value.toFixed(1)} ${units[unit]}`;
+  return UNITS[unit]?.format(value) ?? "–";
 }
 
 /** Memory is counted in powers of 1024, and so is what it is bought by. */
-export const memory = (bytes: number): string => `${(bytes / 1024 ** 3).toFixed(1)} GB`;
+export const memory = (bytes: number): string => UNITS[2]?.format(bytes / 1024 ** 3) ?? "–";
 
-export const exactSize = (bytes: number): string => `${bytes.toLocaleString("en-US")} bytes`;
+export const exactSize = (bytes: number): string => count(bytes, ["# byte", "# bytes"]);
 
 /** `just now`, `4 min ago`, `yesterday`, `12 Nov`. */
 export function ago(time: number | null, now: number): string {
@@ -40,14 +55,11 @@ export function ago(time: number | null, now: number): string {
   if (seconds < 45) return "just now";
   if (seconds < 3600) return `${Math.max(1, Math.round(seconds / 60))} min ago`;
   if (seconds < 86_400 && sameDay(time, now)) return `${Math.round(seconds / 3600)} h ago`;
-  if (seconds < 2 * 86_400 && sameDay(time, now - 86_400_000)) return "yesterday";
-  if (seconds < 7 * 86_400) return `${Math.max(2, Math.round(seconds / 86_400))} days ago`;
+  if (seconds < 2 * 86_400 && sameDay(time, now - 86_400_000)) return /* @wc-include */ "yesterday";
+  if (seconds < 7 * 86_400) return count(Math.max(2, Math.round(seconds / 86_400)), ["# day ago", "# days ago"]);
   const date = new Date(time);
-  const text = `${date.getDate()} ${MONTHS[date.getMonth()]}`;
-  return date.getFullYear() === new Date(now).getFullYear() ? text : `${text} ${date.getFullYear()}`;
+  return (date.getFullYear() === new Date(now).getFullYear() ? dayOfYear : dayAndYear).format(date);
 }
-
-const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 const sameDay = (a: number, b: number): boolean => new Date(a).toDateString() === new Date(b).toDateString();
 
@@ -56,8 +68,7 @@ export function day(time: number, now: number): string {
   if (sameDay(time, now)) return "Today";
   if (sameDay(time, now - 86_400_000)) return "Yesterday";
   const date = new Date(time);
-  const text = `${date.getDate()} ${MONTHS[date.getMonth()]}`;
-  return date.getFullYear() === new Date(now).getFullYear() ? text : `${text} ${date.getFullYear()}`;
+  return (date.getFullYear() === new Date(now).getFullYear() ? dayOfYear : dayAndYear).format(date);
 }
 
 export function exactTime(time: number | null): string {
@@ -72,12 +83,13 @@ export function shortDigest(digest: string): string {
   return hash.slice(0, 12);
 }
 
-export function count(n: number, one: string, many = `${one}s`): string {
-  return `${n.toLocaleString("en-US")} ${n === 1 ? one : many}`;
+/** The form that goes with the number, which stands for its `#`. A catalogue brings its language's forms and their rule. */
+export function count(n: number, forms: string[], form: (n: number) => number = (n) => (n === 1 ? 0 : 1)): string {
+  return (forms[form(n)] ?? forms[0] ?? "#").replace("#", whole.format(n));
 }
 
-export function percent(part: number, whole: number): string {
-  return whole > 0 ? `${Math.round((100 * part) / whole)}%` : "0%";
+export function percent(part: number, of: number): string {
+  return share.format(of > 0 ? part / of : 0);
 }
 
 /** Without the registry that everyone means. */

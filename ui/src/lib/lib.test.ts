@@ -6,7 +6,7 @@ import { recordings } from "../host/mock";
 import { spans, strip } from "./ansi";
 import { buildCommand, isRemote, problems } from "./command";
 import { everything, matches } from "./filter";
-import { ago, day, duration, material, shortImage, size } from "./format";
+import { ago, count, day, duration, material, shortImage, size } from "./format";
 import { sentence } from "./policy";
 import { request } from "../host/request";
 import { Build, parseName, state } from "./steps";
@@ -149,4 +149,10 @@ test("a treemap's areas stand for sizes and fill the space", () => {
   for (const box of boxes) expect(box.width * box.height).toBeCloseTo((box.item / 24) * 240_000, 3);
   expect(Math.max(...boxes.map((b) => Math.max(b.width / b.height, b.height / b.width)))).toBeLessThan(3);
   expect(treemap([], () => 1, 10, 10)).toEqual([]);
+});
+
+test("a number takes the form that its language has for it", () => {
+  expect([1, 2, 1234].map((n) => count(n, ["# build", "# builds"]))).toEqual(["1 build", "2 builds", "1,234 builds"]);
+  const polish = (n: number): number => (n === 1 ? 0 : n % 10 >= 2 && n % 10 <= 4 && (n % 100 < 12 || n % 100 > 14) ? 1 : 2);
+  expect([1, 3, 5, 13].map((n) => count(n, ["# obraz", "# obrazy", "# obrazów"], polish))).toEqual(["1 obraz", "3 obrazy", "5 obrazów", "13 obrazów"]);
 });

@@ -1,10 +1,10 @@
 // A policy of garbage collection as a sentence.
 import type { Policy } from "../host/types";
-import { size } from "./format";
+import { count, list, size } from "./format";
 
 const KINDS: Record<string, string> = {
   "source.local": "build contexts", "exec.cachemount": "cache mounts", "source.git.checkout": "git checkouts",
-  regular: "layers", internal: "internal records", frontend: "frontends",
+  regular: /* @wc-include */ "layers", internal: "internal records", frontend: /* @wc-include */ "frontends",
 };
 
 export function sentence(policy: Policy): string {
@@ -15,23 +15,15 @@ export function sentence(policy: Policy): string {
   if (policy.maxUsedSpace > 0) until.push(`the cache takes at most ${size(policy.maxUsedSpace)}`);
   if (policy.minFreeSpace > 0) until.push(`${size(policy.minFreeSpace)} of the disk are free`);
   const floor = policy.reservedSpace > 0 ? `; ${size(policy.reservedSpace)} always stay` : "";
-  const goal = until.length ? ` until ${until.join(" and ")}` : "";
+  const goal = until.length ? ` until ${list(until)}` : "";
   return `${capital(what)}${unused} may go${goal}${floor}.`;
 }
 
-function list(words: string[]): string {
-  return words.length < 2 ? (words[0] ?? "") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
-}
-
 function age(seconds: number): string {
-  const units: [number, string][] = [[86_400, "day"], [3600, "hour"], [60, "minute"], [1, "second"]];
-  for (const [unit, name] of units) {
-    if (seconds >= unit) {
-      const n = Math.round(seconds / unit);
-      return `${n} ${name}${n === 1 ? "" : "s"}`;
-    }
-  }
-  return "a moment";
+  if (seconds >= 86_400) return count(Math.round(seconds / 86_400), ["# day", "# days"]);
+  if (seconds >= 3600) return count(Math.round(seconds / 3600), ["# hour", "# hours"]);
+  if (seconds >= 60) return count(Math.round(seconds / 60), ["# minute", "# minutes"]);
+  return seconds >= 1 ? count(Math.round(seconds), ["# second", "# seconds"]) : "a moment";
 }
 
 const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);

@@ -17,7 +17,7 @@ export interface Bed {
   close(): Promise<void>;
 }
 
-export async function bed(): Promise<Bed> {
+export async function bed(language = "en-US"): Promise<Bed> {
   // Vitest's own mode must not reach the product's build.
   process.env.NODE_ENV = "production";
   await build({ root, mode: "mock", logLevel: "error", build: { outDir: dist, emptyOutDir: true } });
@@ -33,7 +33,7 @@ export async function bed(): Promise<Bed> {
   const browser: Browser = await chromium.launch({ executablePath: process.env.KILN_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--force-device-scale-factor=1"] });
   return {
     async open(route, options = {}, size = { width: 1280, height: 800 }) {
-      const context = await browser.newContext({ viewport: size, reducedMotion: "reduce", locale: "en-US", timezoneId: "UTC" });
+      const context = await browser.newContext({ viewport: size, reducedMotion: "reduce", locale: language, timezoneId: "UTC" });
       const page = await context.newPage();
       const problems: string[] = [];
       page.on("pageerror", (error) => problems.push(String(error)));

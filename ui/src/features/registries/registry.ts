@@ -1,5 +1,6 @@
 // A registry's settings in words.
 import type { Registry } from "../../host/types";
+import { count } from "../../lib/format";
 
 export const lines = (text: string): string[] => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
@@ -17,6 +18,6 @@ export function about(r: Registry): string {
   return [
     r.login ? `login in the ${r.login}` : "no login",
     ...(r.mirrors.length ? [`mirrored by ${r.mirrors.join(", ")}`] : []),
-    ...(r.caFiles.length ? [r.caFiles.length === 1 ? "a CA of its own" : `${r.caFiles.length} CAs of its own`] : []),
+    ...(r.caFiles.length ? [count(r.caFiles.length, ["a CA of its own", "# CAs of its own"])] : []),
   ].join(" · ");
 }
