@@ -8,8 +8,8 @@ export const localesDir = process.env.KILN_LOCALES_DIR ?? "src/locales";
 export const locales = process.env.KILN_LOCALES_DIR ? ["en", "en-XA"] : ["en"];
 
 const QUIET = new Set(["class", "style", "href", "id", "for", "d", "points", "viewBox", "transform", "autocomplete", "type", "role", "command"]);
-/** Names of keys and files, commands, addresses, platforms, classes and paths of drawings. */
-const NOT_WORDS = /^(Arrow\w+|Enter|Escape|Dockerfile|Kiln|docker .*|kiln .*|RUN .*|linux\/.*|\/.*|M#.*|\w+:\/\/\S*)$|(^| )(bg|text|border)-[a-z]|^flex /;
+/** Names of keys and files, commands, addresses, platforms, classes, styles and paths of drawings. */
+const NOT_WORDS = /^(Arrow\w+|Enter|Escape|Dockerfile|Kiln|docker .*|kiln .*|RUN .*|linux\/.*|\/.*|M#.*|\w+:\/\/\S*)$|(^| )(bg|text|border)-[a-z]|^flex |^left: |^color-mix\(/;
 
 /** In markup whatever has letters; elsewhere what begins like a sentence or has several words. */
 function isMessage({ msgStr, plural, details }) {

@@ -239,7 +239,7 @@ describe("the cache", () => {
     const rows = within(await screen.findByLabelText("Records")).getAllByRole("button");
     expect(rows.length).toBe(3);
     await u.click(rows.find((row) => row.textContent?.includes("844 ms"))!);
-    expect(screen.getByText(/ · made 2026-.* · can go/)).toBeVisible();
+    expect(screen.getByText(/ · made .* ago · can go/)).toBeVisible();
     await accessible();
     await u.click(screen.getByRole("link", { name: "The build that made it" }));
     expect(await screen.findByRole("heading", { level: 1, name: /Built/ })).toBeVisible();

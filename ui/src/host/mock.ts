@@ -3,6 +3,7 @@
 import cacheFile from "../../testdata/cache.json";
 import samples from "../../testdata/samples.json";
 import type { Host, Unsubscribe } from "./host";
+import { stretch } from "./long";
 import { request } from "./request";
 import { detail, moment, summary, update, type Recording } from "./recorded";
 import type * as t from "./types";
@@ -22,6 +23,8 @@ export interface MockOptions {
   empty?: boolean;
   failing?: boolean;
   pending?: boolean;
+  /** Names and messages are as long as they get. */
+  long?: boolean;
   theme?: t.AppSettings["theme"];
 }
 
@@ -75,11 +78,12 @@ export function mockHost(options: MockOptions = {}): MockHost {
     }
   } else machine = { ...machine, disk: machine.disk && { ...machine.disk, used: 120_000_000, reclaimable: 0 } };
 
+  const drawn = <T>(value: T): T => (options.long ? stretch(value) : value);
   const call = async <T>(name: string, args: unknown[], answer: () => T): Promise<T> => {
     calls.push({ name, args });
     if (options.pending) return new Promise<T>(() => {});
     if (options.failing) throw { kind: "unavailable", message: "The engine doesn’t answer.", hint: "Start the machine, then try again." } satisfies t.HostFailure;
-    return answer();
+    return drawn(answer());
   };
   const list = <T>(items: unknown): T[] => (options.empty ? [] : (structuredClone(items) as T[]));
   const emitMachine = (): void => machineListeners.forEach((listener) => listener(machine));
@@ -96,7 +100,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
     now: () => now,
     watchMachine(listener) {
       machineListeners.add(listener);
-      listener(machine);
+      listener(drawn(machine));
       return () => machineListeners.delete(listener);
     },
     startMachine: () => call("startMachine", [], () => { machine = { ...machine, state: "running" }; emitMachine(); }),
@@ -108,7 +112,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
     resetMachine: (confirm) => call("resetMachine", [confirm], () => {}),
     watchBuilds(listener) {
       buildListeners.add(listener);
-      if (!options.pending) listener({ reset: true, changed: [...builds.values()].map((b) => b.summary), removed: [] });
+      if (!options.pending) listener(drawn({ reset: true, changed: [...builds.values()].map((b) => b.summary), removed: [] as string[] }));
       return () => buildListeners.delete(listener);
     },
     watchBuild(ref, logs, listener) {

@@ -32,6 +32,7 @@ export function cutOff(page: Page): Promise<string[]> {
         found.push(`${name} has no room`);
         continue;
       }
+      if (element.matches("button, .btn") && element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).textOverflow !== "ellipsis") found.push(`${name} is wider than its button`);
       let fixed = false;
       for (let at: HTMLElement | null = element; at && at !== document.body && !fixed; at = at.parentElement) {
         const style = getComputedStyle(at);
@@ -49,6 +50,46 @@ export function cutOff(page: Page): Promise<string[]> {
       if (left < -1 || right > innerWidth + 1 || top < -1 || bottom > innerHeight + 1) found.push(`${name} is outside of the window: ${[left, right, top, bottom].map(Math.round).join(" ")}`);
     }
     return [...new Set(found)];
+  });
+}
+
+/** Texts that are drawn over each other. What floats or sticks is meant to lie above. */
+export function overlaps(page: Page): Promise<string[]> {
+  return page.evaluate(() => {
+    const scope = document.querySelector("[role=dialog], [role=menu]") ?? document.body;
+    const texts: { node: Text; box: DOMRect }[] = [];
+    const walker = document.createTreeWalker(scope, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      const element = node.parentElement;
+      if (!(node instanceof Text) || !node.data.trim() || !element?.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
+      if (element.closest(".sr-only, option, svg, legend.sr-only")) continue;
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      let above = false;
+      const clip = { left: -Infinity, right: Infinity, top: -Infinity, bottom: Infinity };
+      for (let at: Element | null = element; at && at !== scope; at = at.parentElement) {
+        const style = getComputedStyle(at);
+        above ||= style.position === "fixed" || style.position === "sticky";
+        const box = at.getBoundingClientRect();
+        if (style.overflowX !== "visible") Object.assign(clip, { left: Math.max(clip.left, box.left), right: Math.min(clip.right, box.right) });
+        if (style.overflowY !== "visible") Object.assign(clip, { top: Math.max(clip.top, box.top), bottom: Math.min(clip.bottom, box.bottom) });
+      }
+      if (above) continue;
+      for (const line of range.getClientRects()) {
+        const [left, top] = [Math.max(line.left, clip.left), Math.max(line.top, clip.top)];
+        texts.push({ node, box: new DOMRect(left, top, Math.min(line.right, clip.right) - left, Math.min(line.bottom, clip.bottom) - top) });
+      }
+    }
+    const found: string[] = [];
+    for (const [i, a] of texts.entries())
+      for (const b of texts.slice(i + 1)) {
+        if (a.node === b.node) continue;
+        const wide = Math.min(a.box.right, b.box.right) - Math.max(a.box.left, b.box.left);
+        const high = Math.min(a.box.bottom, b.box.bottom) - Math.max(a.box.top, b.box.top);
+        // A line's box is higher than its letters.
+        if (wide > 2 && high > 3) found.push(`“${a.node.data.trim().slice(0, 30)}” lies over “${b.node.data.trim().slice(0, 30)}”`);
+      }
+    return found.slice(0, 10);
   });
 }
 

@@ -1,18 +1,20 @@
-// Every screen in both themes: drawn, free of axe's findings, and kept as a picture to look at.
+// Every screen in both themes: drawn, free of axe's findings, and kept as a picture to look at; then without what it
+// shows, while it waits, when it fails, with names that are too long, and in a small window.
 import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { MockOptions } from "../../src/host/mock";
 import { recordings } from "./recordings";
 import { bed, type Bed } from "./bed";
-import { axeFinds, byKeyboard, cutOff, ZOOMED } from "./reach";
+import { axeFinds, byKeyboard, cutOff, overlaps, ZOOMED } from "./reach";
 
 // `KILN_PICTURES=1` renews those of the documentation.
 const kept = new URL(process.env.KILN_PICTURES ? "../../../docs/screenshots/" : "../../node_modules/.cache/screenshots/", import.meta.url);
 const pictures = fileURLToPath(kept);
 const ref = (name: string): string => recordings[name] ?? "";
 
-interface Screen { name: string; route: string; options?: MockOptions; click?: string | string[]; ready: string }
+interface Screen { name: string; route: string; options?: MockOptions; click?: string | string[]; fill?: [string, string]; press?: string; ready: string }
 
 const SCREENS: Screen[] = [
   { name: "builds", route: "builds", options: { history: 9, live: { name: "webshop-first", share: 0.62 } }, ready: "text=Today" },
@@ -32,7 +34,7 @@ const SCREENS: Screen[] = [
   { name: "images-remove", route: "images", click: ["[aria-label='Select registry.example.com/shop/api:dev']", "button:has-text('Remove…')"], ready: "text=Remove, and free" },
   { name: "cache", route: "cache", ready: "text=can go without" },
   { name: "cache-project", route: "cache?project=webshop", ready: "text=Cache mounts" },
-  { name: "cache-stage", route: "cache?project=webshop&stage=build", click: "[aria-label=Records] button >> nth=0", ready: "text=can go ·" },
+  { name: "cache-stage", route: "cache?project=webshop&stage=build", click: "[aria-label=Records] button >> nth=0", ready: "text=0 records need it" },
   { name: "cache-plan", route: "cache?plan=1", ready: "text=would go" },
   { name: "cache-mounts", route: "cache?tab=mounts", click: "button:has-text('Files')", ready: "text=express" },
   { name: "cache-policies", route: "cache?tab=policies", ready: "text=may go" },
@@ -48,7 +50,37 @@ const SCREENS: Screen[] = [
   { name: "cache-policies-edited", route: "cache?tab=policies", click: ["button:has-text('Edit')", "button:has-text('Show what would go')"], ready: "text=would go now" },
   { name: "builder-refused", route: "builders", click: "button[aria-label='Test ci-builder']", ready: "text=doesn’t take this certificate" },
   { name: "settings", route: "settings", ready: "text=Privacy" },
-  { name: "failing", route: "images", options: { failing: true }, ready: "text=Try again" },
+];
+
+/** What a screen shows of itself when there is nothing, not yet anything, or too much to show. */
+const LONG: MockOptions = { long: true };
+const DOWN: MockOptions["machine"] = { state: "failed", reason: "QEMU ended with status 1: no space left on device. Free some space on this computer, then start it again.", disk: null, since: 0, bootMilliseconds: 0 };
+const STATES: Screen[] = [
+  { name: "builds-loading", route: "builds", options: { pending: true }, ready: "text=Asking the engine for its builds…" },
+  { name: "builds-stopped", route: "builds", options: { empty: true, machine: { state: "stopped", disk: null } }, ready: "text=No builds to show" },
+  { name: "builds-filtered", route: "builds?q=nothing-like-that", ready: "text=No build matches" },
+  { name: "builds-long", route: "builds", options: { ...LONG, live: { name: "webshop-first", share: 0.62 } }, ready: "text=Today" },
+  { name: "build-loading", route: `build/${ref("webshop-first")}`, options: { pending: true }, ready: "text=Reading the build’s record…" },
+  { name: "build-long", route: `build/${ref("webshop-first")}?tab=inputs`, options: LONG, ready: "text=Dependencies" },
+  { name: "build-error-long", route: `build/${ref("api-failed")}`, options: LONG, ready: "text=What the step printed last" },
+  { name: "new-build-empty", route: "new", ready: "text=Recent" },
+  { name: "new-build-long", route: "new?folder=/home/ada/src/webshop", options: LONG, ready: "text=One check is broken" },
+  { name: "images-empty", route: "images", options: { empty: true }, ready: "text=No images yet" },
+  { name: "images-loading", route: "images", options: { pending: true }, ready: "text=Listing images…" },
+  { name: "images-failing", route: "images", options: { failing: true, machine: DOWN }, ready: "text=Try again" },
+  { name: "images-long", route: "images?image=registry.example.com/shop/webshop:2.3.1", options: LONG, ready: "text=4 layers" },
+  { name: "cache-empty", route: "cache", options: { empty: true }, ready: "text=The cache is empty" },
+  { name: "cache-long", route: "cache", options: LONG, ready: "text=can go without" },
+  { name: "cache-mounts-empty", route: "cache?tab=mounts", options: { empty: true }, ready: "text=No cache mounts" },
+  { name: "machine-failed", route: "machine", options: { machine: DOWN }, ready: "text=QEMU ended with status 1" },
+  { name: "machine-console", route: "machine?tab=console", ready: "text=kilnd: serving" },
+  { name: "machine-long", route: "machine", options: LONG, ready: "text=Sockets" },
+  { name: "builders-remote", route: "builders", fill: ["#builder-address", "tcp://builder.example.com:1234"], ready: "text=Certificates, as PEM files" },
+  { name: "builders-long", route: "builders", options: LONG, ready: "text=Add a builder" },
+  { name: "registries-empty", route: "registries", options: { empty: true }, ready: "text=No logins found" },
+  { name: "registries-long", route: "registries", options: LONG, ready: "text=Log in" },
+  { name: "doctor-long", route: "doctor", options: LONG, ready: "text=things to look at" },
+  { name: "palette", route: "builds", press: "Control+k", ready: "#palette-list" },
 ];
 
 let the: Bed;
@@ -58,29 +90,38 @@ beforeAll(async () => {
 });
 afterAll(() => the.close());
 
+/** The screen as it is looked at. */
+async function drawn({ route, options, click, fill, press, ready }: Screen, theme: "light" | "dark", size?: { width: number; height: number }): Promise<Page> {
+  const page = await the.open(route, { ...options, theme }, size);
+  for (const at of [click ?? []].flat()) await page.locator(at).first().click();
+  if (fill) await page.fill(...fill);
+  if (press) await page.keyboard.press(press);
+  await page.waitForSelector(ready);
+  await page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
+  await page.evaluate(() => document.fonts.ready);
+  return page;
+}
+
 describe.each(["light", "dark"] as const)("%s", (theme) => {
-  test.each(SCREENS)("$name", async ({ name, route, options, click, ready }) => {
-    const page = await the.open(route, { ...options, theme });
-    for (const at of [click ?? []].flat()) await page.locator(at).first().click();
-    await page.waitForSelector(ready);
-    await page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
-    await page.evaluate(() => document.fonts.ready);
-    await page.screenshot({ path: `${pictures}${name}-${theme}.png` });
-    const found = await axeFinds(page);
+  test.each([...SCREENS, ...STATES])("$name", async (screen) => {
+    const page = await drawn(screen, theme);
+    await page.screenshot({ path: `${pictures}${screen.name}-${theme}.png` });
+    const found = [...(await axeFinds(page)), ...(await overlaps(page))];
     expect(found, found.join("\n")).toEqual([]);
     await page.context().close();
   });
 });
 
-test.each(["builds", "cache", "images", "machine", "new?folder=/x", `build/${ref("webshop-first")}`])("%s fits a small window and twice the zoom", async (route) => {
-  for (const size of [{ width: 800, height: 600 }, { width: 640, height: 400 }]) {
-    const page = await the.open(route, { history: 3 }, size);
-    await page.waitForSelector("h1");
-    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-    expect(overflow).toBeLessThanOrEqual(0);
-    if (size.width === 800) await page.screenshot({ path: `${pictures}small-${route.split(/[/?]/)[0]}.png` });
+/** A theme changes no layout: one is looked at. */
+const SMALL = /^(builds|builds-long|build-error|build-steps|build-step|build-logs|compare|new-build|images|images-long|cache|cache-stage|cache-plan|cache-mounts|cache-policies-edited|machine|machine-resources|builders|builders-long|registries|registry-settings|registries-long|doctor|settings)$/;
+describe("800 × 600", () => {
+  test.each([...SCREENS, ...STATES])("$name", async (screen) => {
+    const page = await drawn(screen, "light", { width: 800, height: 600 });
+    if (SMALL.test(screen.name)) await page.screenshot({ path: `${pictures}small-${screen.name}.png` });
+    const found = [...(await cutOff(page)), ...(await overlaps(page))];
+    expect(found, found.join("\n")).toEqual([]);
     await page.context().close();
-  }
+  });
 });
 
 describe("without a mouse, at twice the size", () => {

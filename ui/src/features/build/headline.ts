@@ -1,6 +1,6 @@
 // What happened, in one line.
 import type { BuildDetail } from "../../host/types";
-import { duration, shortImage } from "../../lib/format";
+import { duration } from "../../lib/format";
 import { parseName, type Build } from "../../lib/steps";
 
 export function headline(detail: BuildDetail, build: Build, now: number): string {
@@ -17,7 +17,8 @@ export function headline(detail: BuildDetail, build: Build, now: number): string
     const code = failure?.exitCode ? `, exit ${failure.exitCode}` : "";
     return `Failed in ${took}${at}${code}`;
   }
-  const what = summary.tags[0] ? ` ${shortImage(summary.tags[0])}` : "";
+  // The line says what happened; where the image lies is beside it.
+  const what = summary.tags[0] ? ` ${summary.tags[0].split("/").at(-1)}` : "";
   const cached = summary.cachedSteps ? `, ${summary.cachedSteps} of ${summary.totalSteps} steps cached` : `, all ${summary.totalSteps} steps ran`;
   return `Built${what} in ${took}${cached}`;
 }

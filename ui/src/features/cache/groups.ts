@@ -9,10 +9,11 @@ export const KINDS: Record<string, string> = {
 };
 
 const SHADES: Record<string, string> = {
-  regular: "var(--cached-fill)", "source.local": "var(--accent)", "source.git.checkout": "var(--accent)", "exec.cachemount": "var(--done)", internal: "var(--text-3)", frontend: "var(--warning)",
+  regular: "var(--kind-layer)", "source.local": "var(--kind-source)", "source.git.checkout": "var(--kind-source)", "exec.cachemount": "var(--kind-mount)",
 };
 
-export const shade = (type: string): string => SHADES[type] ?? "var(--text-3)";
+/** A record's colour, the same in the map and in what explains it. */
+export const shade = (type: string): string => `color-mix(in oklab, ${SHADES[type] ?? "var(--kind-other)"} 62%, var(--bg))`;
 
 /** A project, or a stage of one, with what all of its records come to. */
 export interface Group {
