@@ -43,7 +43,7 @@ impl Present {
     /// Adds a build; `None` where one of its name runs already.
     pub(crate) fn enter(&self, build: BuildRef, live: Live) -> Option<Presence<'_>> {
         let registration = self.running.register(build, live)?;
-        self.count.send_replace(self.count());
+        self.count_again();
         Some(Presence {
             present: self,
             registration: Some(registration),
@@ -58,6 +58,11 @@ impl Present {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.running.all().len()
+    }
+
+    /// Under the lock of who is told, so that the last one to count is the last one to tell.
+    fn count_again(&self) {
+        self.count.send_modify(|count| *count = self.count());
     }
 
     /// How many there are, now and with each change.
@@ -80,7 +85,7 @@ pub(crate) struct Presence<'a> {
 impl Drop for Presence<'_> {
     fn drop(&mut self) {
         self.registration = None;
-        self.present.count.send_replace(self.present.count());
+        self.present.count_again();
         self.present.ended.notify_one();
     }
 }
