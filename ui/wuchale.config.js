@@ -1,4 +1,4 @@
-// How the strings of the screens become a catalogue; src/locales/README.md says how to add a language.
+// How the strings of the screens become a catalogue; docs/testing.md says how to add a language.
 import { adapter as svelte } from "@wuchale/svelte";
 import { defineConfig, pofile } from "wuchale";
 import { adapter as script } from "wuchale/adapter-vanilla";
