@@ -19,15 +19,10 @@ use crate::cargo::{KILND, cargo_in};
 use crate::deb;
 
 /// What a build of the window needs, a desktop without a screen, and what the screens speak to.
-const PACKAGES: [&str; 16] = [
-    "busybox-static",
-    "dbus-bin",
-    "dbus-daemon",
+const PACKAGES: [&str; 11] = [
     "desktop-file-utils",
     "fonts-dejavu-core",
-    "gnome-keyring",
     "libayatana-appindicator3-1",
-    "libsecret-tools",
     "libwebkit2gtk-4.1-dev",
     "pkg-config",
     "python3-dbus",

@@ -64,8 +64,9 @@ pub(crate) const UNPACKED: [Unpacked; 5] = [
     },
 ];
 
-/// Packages of the machine's own release. `debootstrap` makes a test image; QEMU runs the guest.
-const SYSTEM: [&str; 15] = [
+/// Packages of the machine's own release. `debootstrap` and busybox make test images; QEMU runs the guest.
+const SYSTEM: [&str; 16] = [
+    "busybox-static",
     "ca-certificates",
     "dbus-bin",
     "dbus-daemon",
@@ -84,7 +85,8 @@ const SYSTEM: [&str; 15] = [
 ];
 
 /// Programs that those packages bring.
-pub(crate) const PROGRAMS: [&str; 10] = [
+pub(crate) const PROGRAMS: [&str; 11] = [
+    "busybox",
     "dbus-daemon",
     "dbus-send",
     "docker-registry",
