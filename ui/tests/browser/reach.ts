@@ -76,8 +76,8 @@ export function overlaps(page: Page): Promise<string[]> {
       }
       if (above) continue;
       for (const line of range.getClientRects()) {
-        const [left, top] = [Math.max(line.left, clip.left), Math.max(line.top, clip.top)];
-        texts.push({ node, box: new DOMRect(left, top, Math.min(line.right, clip.right) - left, Math.min(line.bottom, clip.bottom) - top) });
+        const [left, top, right, bottom] = [Math.max(line.left, clip.left), Math.max(line.top, clip.top), Math.min(line.right, clip.right), Math.min(line.bottom, clip.bottom)];
+        if (right - left > 1 && bottom - top > 1) texts.push({ node, box: new DOMRect(left, top, right - left, bottom - top) });
       }
     }
     const found: string[] = [];

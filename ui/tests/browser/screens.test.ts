@@ -1,12 +1,13 @@
 // Every screen in both themes: drawn, free of axe's findings, and kept as a picture to look at; then without what it
 // shows, while it waits, when it fails, with names that are too long, and in a small window.
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { MockOptions } from "../../src/host/mock";
 import { recordings } from "./recordings";
 import { bed, type Bed } from "./bed";
+import { small } from "./picture";
 import { axeFinds, byKeyboard, cutOff, overlaps, ZOOMED } from "./reach";
 
 // `KILN_PICTURES=1` renews those of the documentation.
@@ -102,10 +103,14 @@ async function drawn({ route, options, click, fill, press, ready }: Screen, them
   return page;
 }
 
+async function picture(page: Page, name: string): Promise<void> {
+  writeFileSync(`${pictures}${name}.png`, small(await page.screenshot()));
+}
+
 describe.each(["light", "dark"] as const)("%s", (theme) => {
   test.each([...SCREENS, ...STATES])("$name", async (screen) => {
     const page = await drawn(screen, theme);
-    await page.screenshot({ path: `${pictures}${screen.name}-${theme}.png` });
+    await picture(page, `${screen.name}-${theme}`);
     const found = [...(await axeFinds(page)), ...(await overlaps(page))];
     expect(found, found.join("\n")).toEqual([]);
     await page.context().close();
@@ -117,7 +122,7 @@ const SMALL = /^(builds|builds-long|build-error|build-steps|build-step|build-log
 describe("800 × 600", () => {
   test.each([...SCREENS, ...STATES])("$name", async (screen) => {
     const page = await drawn(screen, "light", { width: 800, height: 600 });
-    if (SMALL.test(screen.name)) await page.screenshot({ path: `${pictures}small-${screen.name}.png` });
+    if (SMALL.test(screen.name)) await picture(page, `small-${screen.name}`);
     const found = [...(await cutOff(page)), ...(await overlaps(page))];
     expect(found, found.join("\n")).toEqual([]);
     await page.context().close();
