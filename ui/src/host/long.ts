@@ -10,6 +10,8 @@ const TEXTS = new Set(["error", "reason", "detail", "fix", "acceleratorReason", 
 
 /** The same value with its names and texts made long. */
 export function stretch<T>(value: T, key = ""): T {
+  // Theirs are Kiln's own.
+  if (key === "sockets") return value;
   if (typeof value === "string") {
     const long = !value ? value : NAMES.has(key) ? value + NAME : IMAGES.has(key) ? `${IMAGE}${value.split("/").at(-1)}` : TEXTS.has(key) ? value + PROSE : key === "description" ? `${value} && echo ${NAME}${NAME}` : value;
     return long as T;

@@ -88,8 +88,10 @@ export function count(n: number, forms: string[], form: (n: number) => number = 
   return (forms[form(n)] ?? forms[0] ?? "#").replace("#", whole.format(n));
 }
 
+/** What is there isn't nothing: `<1%`. */
 export function percent(part: number, of: number): string {
-  return share.format(of > 0 ? part / of : 0);
+  const ratio = of > 0 ? part / of : 0;
+  return ratio > 0 && ratio < 0.005 ? `<${share.format(0.01)}` : share.format(ratio);
 }
 
 /** Without the registry that everyone means. */

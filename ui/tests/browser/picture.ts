@@ -27,12 +27,13 @@ function decode(png: Buffer): { width: number; height: number; pixels: Buffer } 
 }
 
 /** The 256 colours that matter: surfaces as they are, and of the many between a letter and its ground the commonest. */
-function palette(counts: Map<number, number>): { colours: number[]; index: Map<number, number> } {
-  const byCount = [...counts].sort((a, b) => b[1] - a[1]).map(([colour]) => colour);
-  const exact = byCount.slice(0, 64);
+function palette(counts: Map<number, number>, flat: Map<number, number>): { colours: number[]; index: Map<number, number> } {
+  const sorted = (map: Map<number, number>): number[] => [...map].sort((a, b) => b[1] - a[1]).map(([colour]) => colour);
+  const byCount = sorted(counts);
+  const exact = sorted(flat).slice(0, 64);
   const rough = new Map<number, number>();
-  for (const colour of byCount.slice(64)) rough.set(colour & 0xf0f0f0, (rough.get(colour & 0xf0f0f0) ?? 0) + (counts.get(colour) ?? 0));
-  const colours = [...exact, ...[...rough].sort((a, b) => b[1] - a[1]).slice(0, 192).map(([colour]) => colour | 0x080808)];
+  for (const colour of byCount) if (!exact.includes(colour)) rough.set(colour & 0xf0f0f0, (rough.get(colour & 0xf0f0f0) ?? 0) + (counts.get(colour) ?? 0));
+  const colours = [...exact, ...sorted(rough).slice(0, 256 - exact.length).map((colour) => colour | 0x080808)];
   const distance = (a: number, b: number): number => ((a >> 16) - (b >> 16)) ** 2 + (((a >> 8) & 255) - ((b >> 8) & 255)) ** 2 + ((a & 255) - (b & 255)) ** 2;
   const nearest = (colour: number): number => colours.reduce((best, other, i) => (distance(colour, other) < distance(colour, colours[best] ?? 0) ? i : best), 0);
   return { colours, index: new Map(byCount.map((colour) => [colour, nearest(colour)])) };
@@ -49,11 +50,15 @@ function chunk(kind: string, data: Buffer): Buffer {
 export function small(png: Buffer): Buffer {
   const { width, height, pixels } = decode(png);
   const counts = new Map<number, number>();
+  const flat = new Map<number, number>();
+  const stride = width * 3;
   for (let at = 0; at < pixels.length; at += 3) {
     const colour = pixels.readUIntBE(at, 3);
     counts.set(colour, (counts.get(colour) ?? 0) + 1);
+    const surface = at > stride && pixels.readUIntBE(at - 3, 3) === colour && pixels.readUIntBE(at - stride, 3) === colour;
+    if (surface) flat.set(colour, (flat.get(colour) ?? 0) + 1);
   }
-  const { colours, index } = palette(counts);
+  const { colours, index } = palette(counts, flat);
   const rows = Buffer.alloc((width + 1) * height);
   for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) rows[y * (width + 1) + 1 + x] = index.get(pixels.readUIntBE((y * width + x) * 3, 3)) ?? 0;
   const header = Buffer.from(png.subarray(16, 29));

@@ -129,6 +129,25 @@ describe("800 × 600", () => {
   });
 });
 
+test("what a palette leaves of a picture is its surfaces, and all of its size", async () => {
+  const page = await drawn({ name: "", route: "cache?project=webshop", ready: "text=Cache mounts" }, "dark");
+  const taken = await page.screenshot();
+  const kept = small(taken);
+  expect(kept.length).toBeLessThan(taken.length / 2);
+  const far = await page.evaluate(async (pictures) => {
+    const [one, other] = await Promise.all(pictures.map(async (url) => {
+      const image = await createImageBitmap(await (await fetch(url)).blob());
+      const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+      canvas?.drawImage(image, 0, 0);
+      return canvas?.getImageData(0, 0, image.width, image.height).data ?? new Uint8ClampedArray();
+    }));
+    if (!one || one.length !== other?.length) throw new Error("another size");
+    return one.reduce((count, value, i) => count + (Math.abs(value - (other[i] ?? 0)) > 12 ? 1 : 0), 0) / one.length;
+  }, [taken, kept].map((png) => `data:image/png;base64,${png.toString("base64")}`));
+  expect(far).toBeLessThan(0.003);
+  await page.context().close();
+});
+
 describe("without a mouse, at twice the size", () => {
   test.each(SCREENS)("$name", async ({ route, options, click, ready }) => {
     const page = await the.open(route, options, ZOOMED);
