@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use futures::{Stream, StreamExt as _};
 use kiln_errdefs::{WithDetail, to_status};
+use kiln_history::History;
 use kiln_images::{
     ArchiveFormat, BlobProgress, BlobState, Error, Filters, Image, Images, OnProgress, PullOptions,
     Removed, SaveOptions,
@@ -26,16 +27,33 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Bytes of an archive in one message.
 const CHUNK: usize = 512 << 10;
 
+/// Of the builds that used an image; who wants to see more wants a number.
+const MOST_USES: usize = 50;
+
 /// The images of one daemon.
 #[derive(Debug, Clone)]
 pub struct ImagesService {
     images: Images,
+    history: History,
 }
 
 impl ImagesService {
-    /// Over the operations on images.
-    pub fn new(images: Images) -> Self {
-        Self { images }
+    /// Over the operations on images, and the records of the builds that made and used them.
+    pub fn new(images: Images, history: History) -> Self {
+        Self { images, history }
+    }
+
+    /// As they go over the wire, with the builds that made them.
+    fn made(&self, images: Vec<Image>) -> Vec<api::Image> {
+        let digests = images.iter().map(|image| image.digest).collect();
+        let mut makers = self.history.makers(&digests);
+        images
+            .into_iter()
+            .map(|one| {
+                let maker = makers.remove(&one.digest);
+                image(one, maker.unwrap_or_default())
+            })
+            .collect()
     }
 }
 
@@ -56,7 +74,7 @@ fn credential(given: Option<api::RegistryCredential>) -> Option<Credential> {
     })
 }
 
-fn image(image: Image) -> api::Image {
+fn image(image: Image, build_ref: String) -> api::Image {
     api::Image {
         digest: image.digest.to_string(),
         id: image.id.map(|id| id.to_string()).unwrap_or_default(),
@@ -66,7 +84,7 @@ fn image(image: Image) -> api::Image {
         bytes: image.bytes as i64,
         shared_bytes: image.shared_bytes as i64,
         labels: image.labels.into_iter().collect(),
-        build_ref: String::new(),
+        build_ref,
     }
 }
 
@@ -189,7 +207,7 @@ impl Service for ImagesService {
         let filters = Filters::parse(&request.get_ref().filters).map_err(status)?;
         let images = self.images.list(&filters).await.map_err(status)?;
         Ok(Response::new(api::ListImagesResponse {
-            images: images.into_iter().map(image).collect(),
+            images: self.made(images),
         }))
     }
 
@@ -200,8 +218,28 @@ impl Service for ImagesService {
         let request = request.into_inner();
         let found = self.images.inspect(&request.name, &request.platform).await;
         let found = found.map_err(status)?;
+        let users = self.history.users(&found.digests);
         Ok(Response::new(api::InspectImageResponse {
-            image: Some(image(found.image)),
+            image: self.made(vec![found.image]).pop(),
+            used_by_total: users.len() as u32,
+            used_by: users
+                .iter()
+                .take(MOST_USES)
+                .map(|record| api::ImageUse {
+                    build_ref: record.r#ref.clone(),
+                    created: record.created_at.clone(),
+                })
+                .collect(),
+            related: found
+                .related
+                .into_iter()
+                .map(|other| api::RelatedImage {
+                    digest: other.digest.to_string(),
+                    names: other.names,
+                    layers: other.layers as u32,
+                    shared_layers: other.shared_layers as u32,
+                })
+                .collect(),
             manifest: found.manifest,
             config: found.config,
             layers: found
@@ -364,7 +402,7 @@ impl Service for ImagesService {
         };
         let (loaded, ()) = tokio::join!(self.images.load(reader), feed);
         Ok(Response::new(api::LoadImagesResponse {
-            images: loaded.map_err(status)?.into_iter().map(image).collect(),
+            images: self.made(loaded.map_err(status)?),
         }))
     }
 

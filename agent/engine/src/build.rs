@@ -14,7 +14,7 @@ use kiln_errdefs::{Kind, SharedError, WithDetail};
 use kiln_frontend::{Bridge as _, SolveRequest, Solved};
 use kiln_gateway::{Forwarder, Registrar, Rendezvous, WorkerInfo};
 use kiln_history::trace::Gathering;
-use kiln_history::{History, Recording, Running, TraceContext};
+use kiln_history::{Details, History, Recording, Running, TraceContext};
 use kiln_ids::{BuildRef, SessionId};
 use kiln_progress::Hub;
 use kiln_proto::moby::buildkit::v1 as control;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::EngineBridge;
+use crate::ingredients::Gathered;
 use crate::present::{Live, Present, unwound};
 use crate::record::Afterwards;
 use crate::{
@@ -355,8 +356,13 @@ impl Engine {
         // Results are let go of before the client has its answer: the next build needs its directories.
         let gathered = facts.map(|facts| ingredients::gather(&facts, &vertices, history.salt()));
         let project = project::project(&memory.options, &memory.shared_key);
+        let details = Details {
+            project,
+            images: gathered.as_ref().map_or_else(Vec::new, Gathered::images),
+            ..Details::default()
+        };
         let completed =
-            record::complete(history, memory.running, memory.log, hub, project, outcome).await;
+            record::complete(history, memory.running, memory.log, hub, details, outcome).await;
         let afterwards = Afterwards {
             completed,
             gathered,

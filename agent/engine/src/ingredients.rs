@@ -4,13 +4,13 @@
 //! |---|---|
 //! | an exec | digest of the op without its environment; names of variables, with salted digests of values |
 //! | a file op, and others | digest of the op |
-//! | a source | digest of its name and options; its pin |
+//! | a source | digest of its name and options; its pin; of an image also with the record, where it is found |
 //! | a client's directory | the list of its files with digests |
 //! | every input | the step that made it, and the paths that are read of it with the digest of their content |
 //!
 //! Invariant: no value of an argument, variable or secret is kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use kiln_cache::OpResult;
@@ -44,6 +44,7 @@ const PASSING: [&str; 5] = [
 pub(crate) struct Gathered {
     ingredients: Ingredients,
     directories: Vec<(usize, KnownFiles)>,
+    images: BTreeSet<Digest>,
 }
 
 /// Gathers what is known at the end of a build. Quick: nothing is read or hashed but ops.
@@ -59,6 +60,7 @@ pub(crate) fn gather(
         .map(|(index, facts)| (facts.vertex.digest, index))
         .collect();
     let mut directories = Vec::new();
+    let mut images = BTreeSet::new();
     let steps = facts.iter().enumerate().map(|(index, facts)| {
         let vertex = &facts.vertex;
         let mut step = Step {
@@ -81,6 +83,7 @@ pub(crate) fn gather(
                 (step < index).then_some(Input { step, reads })
             })
             .collect();
+        images.extend(image_digests(vertex.op.op.as_ref(), step.pin.as_deref()));
         if is_directory(vertex.op.op.as_ref())
             && let Some((_, Some(state))) = &facts.result
         {
@@ -94,15 +97,22 @@ pub(crate) fn gather(
     Gathered {
         ingredients,
         directories,
+        images,
     }
 }
 
 impl Gathered {
+    /// What its images among the sources turned out to be.
+    pub(crate) fn images(&self) -> Vec<Digest> {
+        self.images.iter().copied().collect()
+    }
+
     /// Stores what was gathered with the record.
     pub(crate) async fn store(self, history: &History, record: &Completed) -> Result<(), Error> {
         let Self {
             mut ingredients,
             directories,
+            images: _,
         } = self;
         let (mut files, mut bytes) = (Vec::new(), 0);
         for (step, known) in directories {
@@ -200,6 +210,20 @@ fn describe(step: &mut Step, op: Option<&pb::op::Op>, salt: &Salt) {
 
 fn is_directory(op: Option<&pb::op::Op>) -> bool {
     matches!(op, Some(pb::op::Op::Source(source)) if source.identifier.starts_with("local://"))
+}
+
+/// What an image turned out to be, and what it was asked for by: an index and its part may both be known.
+fn image_digests(op: Option<&pb::op::Op>, pin: Option<&str>) -> impl Iterator<Item = Digest> {
+    let identifier = match op {
+        Some(pb::op::Op::Source(source)) => source.identifier.strip_prefix("docker-image://"),
+        _ => None,
+    };
+    let asked = identifier.and_then(|name| Some(name.split_once('@')?.1.to_owned()));
+    let found = identifier.and(pin).map(str::to_owned);
+    asked
+        .into_iter()
+        .chain(found)
+        .filter_map(|text| text.parse().ok())
 }
 
 /// What is read of each input, where the key is made of content.

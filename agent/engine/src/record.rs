@@ -9,9 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use kiln_errdefs::{SharedError, to_status};
 use kiln_history::trace::{BuildSpans, TRACE_MEDIA_TYPE};
-use kiln_history::{
-    Completed, Details, History, LOG_MEDIA_TYPE, Project, Recording, Running, encode_log,
-};
+use kiln_history::{Completed, Details, History, LOG_MEDIA_TYPE, Recording, Running, encode_log};
 use kiln_progress::{Hub, VertexState, wire};
 use kiln_proto::google;
 use kiln_proto::moby::buildkit::v1 as control;
@@ -59,7 +57,7 @@ pub(crate) async fn complete(
     running: Running,
     log: Recording,
     hub: &Hub,
-    project: Option<Project>,
+    details: Details,
     outcome: &Result<Outcome, SharedError>,
 ) -> Completed {
     let mut record = running.record().clone();
@@ -97,9 +95,8 @@ pub(crate) async fn complete(
         }
     }
     let details = Details {
-        project,
         bytes: size(&record),
-        ..Details::default()
+        ..details
     };
     running.complete(record, details)
 }

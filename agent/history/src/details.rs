@@ -25,6 +25,9 @@ pub struct Details {
     /// Lists of files that the ingredients name, blobs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<Digest>,
+    /// What its images among the sources turned out to be, for the question who uses an image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Digest>,
     /// Bytes of all blobs that the record brought.
     #[serde(skip_serializing_if = "is_zero")]
     pub bytes: u64,

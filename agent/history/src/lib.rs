@@ -17,6 +17,7 @@ mod details;
 mod events;
 pub mod explain;
 mod filter;
+mod images;
 mod record;
 mod retention;
 mod running;

@@ -1,10 +1,12 @@
 //! All about one image.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use kiln_oci::{Digest, HistoryEntry};
 
 use crate::document::{self, subject};
-use crate::{Error, Image, Images, Result, platform};
+use crate::{Error, Image, Images, Related, Result, platform};
 
 /// The predicate type that a layer of an attestation manifest has.
 const PREDICATE: &str = "in-toto.io/predicate-type";
@@ -24,6 +26,10 @@ pub struct Inspected {
     pub history: Vec<(HistoryEntry, u64)>,
     /// Statements about it.
     pub attestations: Vec<Attestation>,
+    /// The index or manifest and the manifests in it, by any of which others may name the image.
+    pub digests: BTreeSet<Digest>,
+    /// Images with the same first layers, those with most of them first.
+    pub related: Vec<Related>,
 }
 
 /// A layer.
@@ -55,10 +61,9 @@ impl Images {
     pub async fn inspect(&self, name: &str, wanted: &str) -> Result<Inspected> {
         let named = self.find(name).await?;
         let all = self.table.list().await?;
-        let names: Vec<_> = all
+        let (names, others): (Vec<_>, Vec<_>) = all
             .into_iter()
-            .filter(|image| image.target.digest == named.target.digest)
-            .collect();
+            .partition(|image| image.target.digest == named.target.digest);
         let parts = document::parts(&self.content, &named.target).await?;
         let image = self.describe(&names, &parts).await;
         let wanted = match wanted {
@@ -98,6 +103,7 @@ impl Images {
                 (entry, bytes)
             })
             .collect();
+        let related = self.related(part, diff_ids, others).await;
         let mut attestations = Vec::new();
         for statement in &parts.attestations {
             let about = subject(&statement.descriptor);
@@ -121,7 +127,10 @@ impl Images {
                 }
             }));
         }
+        let manifests = parts.images.iter().map(|part| part.descriptor.digest);
         Ok(Inspected {
+            digests: manifests.chain([named.target.digest]).collect(),
+            related,
             image,
             manifest: self.content.read(&named.target.digest).await?,
             config: config_bytes,

@@ -21,6 +21,7 @@ mod list;
 mod load;
 mod pull;
 mod push;
+mod related;
 mod remove;
 mod save;
 
@@ -35,6 +36,7 @@ pub use filter::Filters;
 pub use inspect::{Attestation, Inspected, LayerInfo};
 pub use list::Image;
 pub use pull::PullOptions;
+pub use related::Related;
 pub use remove::{RemoveFailure, Removed, RemovedName};
 pub use save::{Archive, ArchiveFormat, SaveOptions};
 

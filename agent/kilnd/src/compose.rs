@@ -164,7 +164,7 @@ pub(crate) async fn compose(
     let agent = AgentApi {
         builds: BuildsService::new(engine.clone()),
         cache: CacheService::new(Arc::clone(&collector), cache_mounts),
-        images: ImagesService::new(named_images),
+        images: ImagesService::new(named_images, engine.history().clone()),
         machine: MachineService::new(Arc::new(ThisMachine {
             surroundings: surroundings.clone(),
             root: settings.root.clone(),

@@ -418,6 +418,17 @@ pub(crate) async fn inspect(arguments: InspectArguments, global: &Global) -> Out
                 "predicateType": statement.predicate_type,
                 "platform": statement.platform,
             })).collect::<Vec<_>>(),
+            "usedBy": found.used_by.iter().map(|used| json!({
+                "buildRef": used.build_ref,
+                "created": wire_time::json(used.created.as_ref()),
+            })).collect::<Vec<_>>(),
+            "usedByTotal": found.used_by_total,
+            "related": found.related.iter().map(|other| json!({
+                "digest": other.digest,
+                "names": other.names,
+                "layers": other.layers,
+                "sharedLayers": other.shared_layers,
+            })).collect::<Vec<_>>(),
         }));
     }
     console::json(&Value::Array(all))?;

@@ -10,7 +10,8 @@ use kiln_proto::agent::transfer_progress::Event;
 use tonic::transport::Channel;
 
 use crate::view::{
-    Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, Transfer, TransferBlob, millis,
+    Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, ImageUse, RelatedImage,
+    Transfer, TransferBlob, millis,
 };
 use crate::{Controller, Failure, files, keys};
 
@@ -55,6 +56,25 @@ fn detail(wire: agent::InspectImageResponse) -> ImageDetail {
     ImageDetail {
         layers,
         config,
+        used_by_total: wire.used_by_total,
+        used_by: wire
+            .used_by
+            .into_iter()
+            .map(|used| ImageUse {
+                build_ref: used.build_ref,
+                created: used.created.map(|at| millis(at.seconds, at.nanos)),
+            })
+            .collect(),
+        related: wire
+            .related
+            .into_iter()
+            .map(|other| RelatedImage {
+                digest: other.digest,
+                names: other.names,
+                layers: other.layers,
+                shared_layers: other.shared_layers,
+            })
+            .collect(),
         image: wire.image.map(image).unwrap_or_default(),
         history: wire
             .history
@@ -282,6 +302,11 @@ mod tests {
                 entry("RUN c", false),
             ],
             config: br#"{"os":"linux"}"#.to_vec().into(),
+            used_by: vec![agent::ImageUse {
+                build_ref: "b1".into(),
+                ..Default::default()
+            }],
+            used_by_total: 51,
             ..Default::default()
         };
         let view = detail(wire);
@@ -292,5 +317,6 @@ mod tests {
             .collect();
         assert_eq!(made, [("ADD a", 1), ("RUN c", 2)]);
         assert!(view.config.contains('\n'));
+        assert_eq!((view.used_by[0].build_ref.as_str(), view.used_by_total), ("b1", 51));
     }
 }

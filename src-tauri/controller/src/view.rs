@@ -125,8 +125,15 @@ view!(/// An entry of an image's history.
     ImageHistory { command: String, created: Option<i64>, bytes: i64, empty: bool, });
 view!(/// An attestation of an image.
     ImageAttestation { r#type: String, digest: String, platform: String, });
+view!(/// A build that an image was a source of.
+    ImageUse { build_ref: String, created: Option<i64>, });
+view!(/// An image with the same first layers as another.
+    RelatedImage { digest: String, names: Vec<String>, layers: u32, shared_layers: u32, });
 view!(/// An image in full.
-    ImageDetail { image: Image, layers: Vec<ImageLayer>, history: Vec<ImageHistory>, attestations: Vec<ImageAttestation>, config: String, });
+ImageDetail {
+    image: Image, layers: Vec<ImageLayer>, history: Vec<ImageHistory>, attestations: Vec<ImageAttestation>, config: String,
+    used_by: Vec<ImageUse>, used_by_total: u32, related: Vec<RelatedImage>,
+});
 view!(/// A blob under way.
     TransferBlob { digest: String, status: String, current: i64, total: i64, description: String, });
 view!(/// A pull or push under way.
@@ -248,6 +255,7 @@ mod tests {
             ("DockerfileInfo", DockerfileInfo::FIELDS),
             ("Image", Image::FIELDS),
             ("ImageDetail", ImageDetail::FIELDS),
+            ("RelatedImage", RelatedImage::FIELDS),
             ("Transfer", Transfer::FIELDS),
             ("CacheRecord", CacheRecord::FIELDS),
             ("Policy", Policy::FIELDS),

@@ -170,7 +170,9 @@ export function mockHost(options: MockOptions = {}): MockHost {
     images: () => call("images", [], () => list<t.Image>(samples.images)),
     inspectImage: (name) => call("inspectImage", [name], () => {
       const image = (samples.images as t.Image[]).find((i) => i.names.includes(name) || i.id === name);
-      return { ...(structuredClone(samples.imageDetail) as t.ImageDetail), ...(image ? { image } : {}) };
+      const whole = structuredClone({ ...samples.imageDetail, ...samples.imageUses[image?.buildRef === "" ? "pulled" : "built"] }) as unknown as t.ImageDetail;
+      if (image?.buildRef === "") whole.layers.length = 1;
+      return { ...whole, ...(image ? { image } : {}) };
     }),
     pullImage: (name, listener) => call("pullImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),
     pushImage: (name, listener) => call("pushImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),

@@ -294,6 +294,7 @@ export interface Image {
   created: number | null;
   bytes: number;
   sharedBytes: number;
+  /** The build that made it, while history has it. */
   buildRef: string;
 }
 
@@ -303,6 +304,19 @@ export interface ImageDetail {
   history: { command: string; created: number | null; bytes: number; empty: boolean }[];
   attestations: { type: string; digest: string; platform: string }[];
   config: string;
+  /** Builds that had it among their sources, the newest of `usedByTotal`. */
+  usedBy: { buildRef: string; created: number | null }[];
+  usedByTotal: number;
+  /** Images with the same first layers. */
+  related: RelatedImage[];
+}
+
+export interface RelatedImage {
+  digest: string;
+  names: string[];
+  layers: number;
+  /** Of the first layers, so many are the same. */
+  sharedLayers: number;
 }
 
 export interface Transfer {

@@ -1,6 +1,6 @@
 //! What is asked of records: one, all, those of a project, what follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use kiln_oci::Digest;
 use kiln_proto::moby::buildkit::v1 as control;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{Error, Finished, History, Record};
 use crate::explain::{FileList, FileLists, Ingredients};
 use crate::record::{moment, results};
-use crate::{Event, Listen, Listener};
+use crate::{Event, Listen, Listener, images};
 
 impl History {
     /// The finished record.
@@ -122,6 +122,16 @@ impl History {
             later,
             reference: listen.reference,
         }
+    }
+
+    /// Which build made each of the images: of several that came to the same, the first. Reads no blobs.
+    pub fn makers(&self, digests: &BTreeSet<Digest>) -> HashMap<Digest, String> {
+        images::makers(self.lock().finished.values(), digests)
+    }
+
+    /// The builds that had one of the images among their sources, the newest first. Reads no blobs.
+    pub fn users(&self, digests: &BTreeSet<Digest>) -> Vec<Record> {
+        images::users(self.lock().finished.values(), digests)
     }
 
     /// Digests of blobs that records name: garbage collection leaves them alone.

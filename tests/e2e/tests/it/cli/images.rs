@@ -48,6 +48,7 @@ pub(super) fn keeps_images(stage: &mut Stage<'_>) -> Result<()> {
     run(&mut stage.kiln_build(&context, &["-t", "kiln/upon"])?)?
         .succeeds()?
         .says(&["image store: sha256:"])?;
+    knows_makers_and_users(stage, &busybox)?;
     let table = run(&mut stage.kiln(&["images", "kiln/*"])?)?.succeeds()?;
     ensure!(table.stdout.lines().count() == 2, "{}", table.stdout);
     let removed = run(&mut stage.kiln(&["rmi", &busybox, "kiln/upon", "no/such"])?)?;
@@ -63,6 +64,24 @@ pub(super) fn keeps_images(stage: &mut Stage<'_>) -> Result<()> {
     run(&mut stage.kiln(&["prune", "--images", "--all", "--force"])?)?.succeeds()?;
     ensure!(json(stage, &["images", "--format", "json"])? == serde_json::json!([]));
     run(&mut stage.kiln(&["pull", &stage.bed.registry.image("no/such")])?)?.fails()?;
+    Ok(())
+}
+
+/// An image names the build that made it, the builds that were made from it, and the images upon it and below it.
+fn knows_makers_and_users(stage: &mut Stage<'_>, base: &str) -> Result<()> {
+    let upon = json(stage, &["inspect", "kiln/upon"])?;
+    let maker = upon[0]["image"]["buildRef"].clone();
+    ensure!(maker.as_str().is_some_and(|one| !one.is_empty()), "{upon}");
+    ensure!(upon[0]["usedByTotal"] == 0, "{upon}");
+    ensure!(upon[0]["related"][0]["layers"] == 1, "{upon}");
+    ensure!(upon[0]["related"][0]["sharedLayers"] == 1, "{upon}");
+    let base = json(stage, &["inspect", base])?;
+    ensure!(base[0]["image"]["buildRef"] == "", "{base}");
+    ensure!(base[0]["usedByTotal"] == 1, "{base}");
+    ensure!(base[0]["usedBy"][0]["buildRef"] == maker, "{base}");
+    let over = &base[0]["related"][0];
+    ensure!(over["names"][0] == "docker.io/kiln/upon:latest", "{base}");
+    ensure!(over["sharedLayers"] == 1 && over["layers"] == 2, "{base}");
     Ok(())
 }
 
