@@ -176,6 +176,34 @@ async fn watch_folder(
     }))
 }
 
+#[tauri::command]
+async fn pull_image(
+    here: Here<'_>,
+    all: State<'_, Subscriptions>,
+    name: String,
+    channel: Channel<Transfer>,
+) -> Answer<u32> {
+    let controller = here.inner().clone();
+    Ok(all.add(async move {
+        let send = |transfer| channel.send(transfer).is_ok();
+        controller.pull_image(name, send).await;
+    }))
+}
+
+#[tauri::command]
+async fn push_image(
+    here: Here<'_>,
+    all: State<'_, Subscriptions>,
+    name: String,
+    channel: Channel<Transfer>,
+) -> Answer<u32> {
+    let controller = here.inner().clone();
+    Ok(all.add(async move {
+        let send = |transfer| channel.send(transfer).is_ok();
+        controller.push_image(name, send).await;
+    }))
+}
+
 /// A command that forwards its arguments.
 macro_rules! forward {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
@@ -295,18 +323,6 @@ async fn support_path(here: Here<'_>) -> Answer<String> {
 #[tauri::command]
 async fn delete_builds(here: Here<'_>, references: Vec<String>) -> Answer<()> {
     here.delete_builds(&references).await
-}
-
-#[tauri::command]
-async fn pull_image(here: Here<'_>, name: String, channel: Channel<Transfer>) -> Answer<()> {
-    here.pull_image(name, |transfer| drop(channel.send(transfer)))
-        .await
-}
-
-#[tauri::command]
-async fn push_image(here: Here<'_>, name: String, channel: Channel<Transfer>) -> Answer<()> {
-    here.push_image(name, |transfer| drop(channel.send(transfer)))
-        .await
 }
 
 #[tauri::command]

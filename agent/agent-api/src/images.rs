@@ -95,6 +95,13 @@ fn timestamp(at: kiln_oci::Timestamp) -> prost_types::Timestamp {
     }
 }
 
+fn begun(at: &kiln_proto::google::protobuf::Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.seconds,
+        nanos: at.nanos,
+    }
+}
+
 fn blob(progress: BlobProgress) -> api::TransferProgress {
     let state = match progress.state {
         BlobState::Waiting => "waiting",
@@ -227,7 +234,7 @@ impl Service for ImagesService {
                 .take(MOST_USES)
                 .map(|record| api::ImageUse {
                     build_ref: record.r#ref.clone(),
-                    created: record.created_at.clone(),
+                    created: record.created_at.as_ref().map(begun),
                 })
                 .collect(),
             related: found

@@ -44,7 +44,13 @@ pub(crate) fn users<'a>(
     images: &BTreeSet<Digest>,
 ) -> Vec<Record> {
     let mut users: Vec<Record> = builds
-        .filter(|build| build.details.images.iter().any(|used| images.contains(used)))
+        .filter(|build| {
+            build
+                .details
+                .images
+                .iter()
+                .any(|used| images.contains(used))
+        })
         .map(|build| Arc::clone(&build.record))
         .collect();
     users.sort_by_key(|record| std::cmp::Reverse(begun(record)));

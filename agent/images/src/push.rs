@@ -44,6 +44,10 @@ impl Images {
             .cloned()
             .collect();
         let siblings = self.siblings(&name).await?;
+        // How much it will be is known before the first byte goes.
+        for blob in &blobs {
+            on_progress(progress(blob, BlobState::Waiting, 0));
+        }
         futures::stream::iter(blobs.into_iter().map(Ok))
             .try_for_each_concurrent(PARALLEL, |blob| {
                 self.push_blob(&client, &name, blob, &siblings, &on_progress)
@@ -86,7 +90,6 @@ impl Images {
         siblings: &[String],
         on_progress: &OnProgress,
     ) -> Result<()> {
-        on_progress(progress(&blob, BlobState::Waiting, 0));
         let source = BlobSource::File(self.content.path(&blob.digest));
         let sent: Sent = {
             let (blob, on_progress) = (blob.clone(), Arc::clone(on_progress));

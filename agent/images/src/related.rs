@@ -84,9 +84,8 @@ mod tests {
 
     #[test]
     fn only_first_layers_count() {
-        let layers = |text: &str| -> Vec<Digest> {
-            text.split_whitespace().map(Digest::of).collect()
-        };
+        let layers =
+            |text: &str| -> Vec<Digest> { text.split_whitespace().map(Digest::of).collect() };
         for (ours, theirs, shared) in [
             ("a b c", "a b c d", 3),
             ("a b c", "a b", 2),
@@ -94,7 +93,11 @@ mod tests {
             ("a b", "b", 0),
             ("", "a", 0),
         ] {
-            assert_eq!(common(&layers(ours), &layers(theirs)), shared, "{ours} | {theirs}");
+            assert_eq!(
+                common(&layers(ours), &layers(theirs)),
+                shared,
+                "{ours} | {theirs}"
+            );
         }
     }
 }

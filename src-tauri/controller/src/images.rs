@@ -1,19 +1,14 @@
 //! Named images.
 
-use std::collections::BTreeMap;
-
 use futures::StreamExt as _;
-use kiln_client::{CredentialSource as _, Logins, wire_credential};
 use kiln_proto::agent;
 use kiln_proto::agent::images_client::ImagesClient;
-use kiln_proto::agent::transfer_progress::Event;
 use tonic::transport::Channel;
 
 use crate::view::{
-    Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, ImageUse, RelatedImage,
-    Transfer, TransferBlob, millis,
+    Image, ImageAttestation, ImageDetail, ImageHistory, ImageLayer, ImageUse, RelatedImage, millis,
 };
-use crate::{Controller, Failure, files, keys};
+use crate::{Controller, Failure, files};
 
 fn image(wire: agent::Image) -> Image {
     Image {
@@ -98,48 +93,8 @@ fn detail(wire: agent::InspectImageResponse) -> ImageDetail {
     }
 }
 
-/// The login for a name's registry, from wherever it is kept.
-async fn credential(name: &str) -> Option<agent::RegistryCredential> {
-    let host = match name.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "registry-1.docker.io",
-    };
-    let logins = Logins::load(keys::passed_over).ok()?;
-    logins.credentials(host).await.ok()?.map(wire_credential)
-}
-
-/// Hands on progress until the transfer ends.
-async fn follow(
-    mut events: tonic::Streaming<agent::TransferProgress>,
-    mut each: impl FnMut(Transfer),
-) -> Result<(), Failure> {
-    let mut blobs: BTreeMap<String, TransferBlob> = BTreeMap::new();
-    let mut finished = String::new();
-    while let Some(event) = events.next().await {
-        match event?.event {
-            Some(Event::Blob(blob)) => {
-                let view = TransferBlob {
-                    digest: blob.digest.clone(),
-                    status: blob.status,
-                    current: blob.current,
-                    total: blob.total,
-                    description: blob.description,
-                };
-                blobs.insert(blob.digest, view);
-            }
-            Some(Event::Finished(digest)) => finished = digest,
-            None => {}
-        }
-        each(Transfer {
-            blobs: blobs.values().cloned().collect(),
-            finished: finished.clone(),
-        });
-    }
-    Ok(())
-}
-
 impl Controller {
-    async fn image_calls(&self) -> Result<ImagesClient<Channel>, Failure> {
+    pub(crate) async fn image_calls(&self) -> Result<ImagesClient<Channel>, Failure> {
         Ok(ImagesClient::new(self.engine().await?.channel()).max_decoding_message_size(64 << 20))
     }
 
@@ -169,49 +124,6 @@ impl Controller {
                 .await?
                 .into_inner(),
         ))
-    }
-
-    /// From its registry.
-    pub async fn pull_image(
-        &self,
-        name: String,
-        each: impl FnMut(Transfer),
-    ) -> Result<(), Failure> {
-        let request = agent::PullImageRequest {
-            credential: credential(&name).await,
-            name,
-            ..Default::default()
-        };
-        follow(
-            self.image_calls()
-                .await?
-                .pull_image(request)
-                .await?
-                .into_inner(),
-            each,
-        )
-        .await
-    }
-
-    /// To its registry.
-    pub async fn push_image(
-        &self,
-        name: String,
-        each: impl FnMut(Transfer),
-    ) -> Result<(), Failure> {
-        let request = agent::PushImageRequest {
-            credential: credential(&name).await,
-            name,
-        };
-        follow(
-            self.image_calls()
-                .await?
-                .push_image(request)
-                .await?
-                .into_inner(),
-            each,
-        )
-        .await
     }
 
     /// Another name.
@@ -317,6 +229,9 @@ mod tests {
             .collect();
         assert_eq!(made, [("ADD a", 1), ("RUN c", 2)]);
         assert!(view.config.contains('\n'));
-        assert_eq!((view.used_by[0].build_ref.as_str(), view.used_by_total), ("b1", 51));
+        assert_eq!(
+            (view.used_by[0].build_ref.as_str(), view.used_by_total),
+            ("b1", 51)
+        );
     }
 }

@@ -41,6 +41,7 @@ mod settings;
 mod starting;
 mod support;
 mod tools;
+mod transfers;
 pub mod tray;
 pub mod view;
 mod watching;

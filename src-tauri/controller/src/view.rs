@@ -136,8 +136,8 @@ ImageDetail {
 });
 view!(/// A blob under way.
     TransferBlob { digest: String, status: String, current: i64, total: i64, description: String, });
-view!(/// A pull or push under way.
-    Transfer { blobs: Vec<TransferBlob>, finished: String, });
+view!(/// A pull or push: under way, or at its end with a digest or an error.
+    Transfer { blobs: Vec<TransferBlob>, finished: String, error: String, hint: String, });
 view!(/// A record of the cache.
 CacheRecord {
     id: String, description: String, r#type: String, project: String, bytes: i64, created: Option<i64>, last_used: Option<i64>,
@@ -257,6 +257,7 @@ mod tests {
             ("ImageDetail", ImageDetail::FIELDS),
             ("RelatedImage", RelatedImage::FIELDS),
             ("Transfer", Transfer::FIELDS),
+            ("TransferBlob", TransferBlob::FIELDS),
             ("CacheRecord", CacheRecord::FIELDS),
             ("Policy", Policy::FIELDS),
             ("PlannedRemoval", PlannedRemoval::FIELDS),

@@ -46,8 +46,9 @@ export interface Host {
 
   images(): Promise<t.Image[]>;
   inspectImage(name: string): Promise<t.ImageDetail>;
-  pullImage(name: string, listener: (transfer: t.Transfer) => void): Promise<void>;
-  pushImage(name: string, listener: (transfer: t.Transfer) => void): Promise<void>;
+  /** Until its end is told; who stops listening before cancels it. */
+  pullImage(name: string, listener: (transfer: t.Transfer) => void): Unsubscribe;
+  pushImage(name: string, listener: (transfer: t.Transfer) => void): Unsubscribe;
   tagImage(source: string, target: string): Promise<void>;
   removeImages(names: string[]): Promise<number>;
   /** The size of the archive that was written. */

@@ -39,6 +39,8 @@ const status = (): t.MachineStatus => structuredClone(samples.machine) as t.Mach
 export interface MockHost extends Host {
   calls: { name: string; args: unknown[] }[];
   emitBuilds(change: t.BuildsChange): void;
+  /** What comes of the pulls and pushes that go on. */
+  emitTransfer(transfer: Partial<t.Transfer>): void;
 }
 
 export function mockHost(options: MockOptions = {}): MockHost {
@@ -50,6 +52,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
   const settings = { ...(samples.settings as t.AppSettings), theme: options.theme ?? "light" };
   let machine: t.MachineStatus = { ...status(), ...options.machine };
   let tools: t.ToolState = { installed: false, elsewhere: false, current: false, address: "unix:///run/user/1000/kiln/buildkitd.sock" };
+  const transferListeners = new Set<(transfer: t.Transfer) => void>();
   const machineListeners = new Set<(s: t.MachineStatus) => void>();
 
   if (!options.empty) {
@@ -87,6 +90,17 @@ export function mockHost(options: MockOptions = {}): MockHost {
   };
   const list = <T>(items: unknown): T[] => (options.empty ? [] : (structuredClone(items) as T[]));
   const emitMachine = (): void => machineListeners.forEach((listener) => listener(machine));
+  const underWay = structuredClone(samples.transfer) as t.Transfer;
+  /** It stays half done until a test says more. */
+  const transfer = (name: string) => (image: string, listener: (transfer: t.Transfer) => void): Unsubscribe => {
+    calls.push({ name, args: [image] });
+    transferListeners.add(listener);
+    if (options.failing) listener({ blobs: [], finished: "", error: "The engine doesn’t answer.", hint: "Start the machine, then try again." });
+    else if (!options.pending) listener(underWay);
+    return () => {
+      if (transferListeners.delete(listener)) calls.push({ name: `${name} cancelled`, args: [image] });
+    };
+  };
   const none = (): Unsubscribe => () => {};
   const find = (ref: string) => {
     const found = builds.get(ref);
@@ -96,6 +110,11 @@ export function mockHost(options: MockOptions = {}): MockHost {
 
   return {
     calls,
+    emitTransfer: (transfer) => {
+      const listeners = [...transferListeners];
+      if (transfer.finished || transfer.error) transferListeners.clear();
+      listeners.forEach((listener) => listener({ ...underWay, ...transfer }));
+    },
     emitBuilds: (change) => buildListeners.forEach((listener) => listener(change)),
     now: () => now,
     watchMachine(listener) {
@@ -174,8 +193,8 @@ export function mockHost(options: MockOptions = {}): MockHost {
       if (image?.buildRef === "") whole.layers.length = 1;
       return { ...whole, ...(image ? { image } : {}) };
     }),
-    pullImage: (name, listener) => call("pullImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),
-    pushImage: (name, listener) => call("pushImage", [name], () => listener(structuredClone(samples.transfer) as t.Transfer)),
+    pullImage: transfer("pullImage"),
+    pushImage: transfer("pushImage"),
     tagImage: (source, target) => call("tagImage", [source, target], () => {}),
     removeImages: (names) => call("removeImages", [names], () => 42_600_000),
     saveImages: (names, path) => call("saveImages", [names, path], () => 125_600_000),

@@ -23,12 +23,6 @@ function subscribe<T>(command: string, args: Record<string, unknown>, listener: 
   };
 }
 
-function progress<T>(command: string, args: Record<string, unknown>, listener: (item: T) => void): Promise<void> {
-  const channel = new Channel<T>();
-  channel.onmessage = listener;
-  return invoke(command, { ...args, channel });
-}
-
 export function tauriHost(): Host {
   return {
     now: () => Date.now(),
@@ -59,8 +53,8 @@ export function tauriHost(): Host {
     forgetSecret: (name) => invoke("forget_secret", { name }),
     images: () => invoke("images"),
     inspectImage: (name) => invoke("inspect_image", { name }),
-    pullImage: (name, listener) => progress("pull_image", { name }, listener),
-    pushImage: (name, listener) => progress("push_image", { name }, listener),
+    pullImage: (name, listener) => subscribe<t.Transfer>("pull_image", { name }, listener),
+    pushImage: (name, listener) => subscribe<t.Transfer>("push_image", { name }, listener),
     tagImage: (source, target) => invoke("tag_image", { source, target }),
     removeImages: (names) => invoke("remove_images", { names }),
     saveImages: (names, path) => invoke("save_images", { names, path }),

@@ -319,9 +319,22 @@ export interface RelatedImage {
   sharedLayers: number;
 }
 
+/** A pull or push: under way, or at its end with a digest or an error. */
 export interface Transfer {
-  blobs: { digest: string; status: string; current: number; total: number; description: string }[];
+  blobs: TransferBlob[];
   finished: string;
+  error: string;
+  hint: string;
+}
+
+export interface TransferBlob {
+  digest: string;
+  /** waiting, transferring, exists or done. */
+  status: string;
+  current: number;
+  total: number;
+  /** layer, config or manifest. */
+  description: string;
 }
 
 export interface CacheRecord {

@@ -34,13 +34,17 @@ const pad = (n: number): string => String(n).padStart(2, "0");
 export function size(bytes: number): string {
   if (!Number.isFinite(bytes) || bytes < 0) return "–";
   if (bytes < 1000) return exactSize(bytes);
-  let value = bytes / 1000;
-  let unit = 0;
-  while (value >= 999.95 && unit < UNITS.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return UNITS[unit]?.format(value) ?? "–";
+  const unit = unitOf(bytes);
+  return UNITS[unit]?.format(bytes / 1000 ** (unit + 1)) ?? "–";
+}
+
+/** Of so many bytes, 1000 and more: as large as it may be so that there is no 0 before the point. */
+const unitOf = (bytes: number): number => UNITS.findIndex((_, unit) => unit === UNITS.length - 1 || bytes < 999.95 * 1000 ** (unit + 1));
+
+/** `41.2 of 180.0 MB`: a part and all of it, in one unit. */
+export function sizeOf(part: number, all: number): string {
+  const begin = all < 1000 ? whole.format(part) : one.format(part / 1000 ** (unitOf(all) + 1));
+  return `${begin} of ${size(all)}`;
 }
 
 /** Memory is counted in powers of 1024, and so is what it is bought by. */

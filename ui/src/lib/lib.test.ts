@@ -6,7 +6,7 @@ import { recordings } from "../host/mock";
 import { spans, strip } from "./ansi";
 import { buildCommand, isRemote, problems } from "./command";
 import { everything, matches } from "./filter";
-import { ago, count, day, duration, material, percent, shortImage, size } from "./format";
+import { ago, count, day, duration, material, percent, shortImage, size, sizeOf } from "./format";
 import { sentence } from "./policy";
 import { request } from "../host/request";
 import { Build, parseName, state } from "./steps";
@@ -23,6 +23,7 @@ export function replay(name: string, keep?: number): Build {
 test.each([[0, "0 ms"], [340, "340 ms"], [999, "999 ms"], [3100, "3.1 s"], [59_960, "1m 00s"], [64_000, "1m 04s"], [7_500_000, "2h 05m"], [-1, "–"]])("%d ms reads %s", (ms, text) => expect(duration(ms)).toBe(text));
 test.each([[0, "0 bytes"], [1, "1 byte"], [999, "999 bytes"], [4096, "4.1 kB"], [999_960, "1.0 MB"], [6.1e9, "6.1 GB"]])("%d bytes read %s", (n, text) => expect(size(n)).toBe(text));
 test.each([[0, 9, "0%"], [1, 3, "33%"], [4, 3000, "<1%"], [3, 3, "100%"], [0, 0, "0%"]])("%d of %d read %s", (part, of, text) => expect(percent(part, of)).toBe(text));
+test.each([[0, 999, "0 of 999 bytes"], [1, 4096, "0.0 of 4.1 kB"], [41_200_000, 180_000_000, "41.2 of 180.0 MB"], [600_000, 999_960, "0.6 of 1.0 MB"], [1e9, 6.1e15, "0.0 of 6,100.0 TB"]])("%d of %d bytes read %s", (part, all, text) => expect(sizeOf(part, all)).toBe(text));
 test("times are told from now", () => {
   const now = Date.parse("2026-11-24T12:00:00Z");
   const before = (s: number) => now - s * 1000;

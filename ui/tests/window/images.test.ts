@@ -57,7 +57,7 @@ test("an image that the form built is pushed with the login", async () => {
   await app.go("Images");
   await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
   await app.click("//aside//button[normalize-space()='Push']");
-  await app.see("Pushed");
+  await app.see(`Pushed ${registry.host}/shop:1`);
   expect(await registry.tags("shop")).toEqual(["1"]);
 });
 
@@ -71,7 +71,7 @@ test("it has another name, loses both, and comes back by a pull", async () => {
   await app.click("//header//button[normalize-space()='Pull image']");
   await app.type("pull-name", `${registry.host}/shop:1`);
   await app.click("//div[@role='dialog']//button[normalize-space()='Pull']");
-  await app.see(`${registry.host}/shop:1 pulled`);
+  await app.see(`Pulled ${registry.host}/shop:1`);
   await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
   await app.see("echo baked > /bread");
 });
