@@ -59,3 +59,25 @@ test("“Rebuild with…” opens the form as it was filled then", async () => {
   expect(await screen.findByRole("heading", { level: 1, name: "Rebuild with changes" })).toBeVisible();
   expect(host.calls.some((c) => c.name === "startBuild")).toBe(false);
 });
+
+test.each(["rebuild", "inspectFolder"] as const)("a form that is left while %s is under way is let go of", async (call) => {
+  const host = open("builds");
+  const warn = vi.spyOn(console, "warn");
+  const own = host[call] as (...args: string[]) => Promise<unknown>;
+  let answer: (() => void) | undefined;
+  let answered: Promise<unknown> | undefined;
+  host[call] = ((...args: string[]) => (answered = new Promise<void>((go) => (answer = go)).then(() => own(...args)))) as never;
+  await screen.findByText("7 builds");
+  location.hash = `#/new/${ref("webshop-changed")}`;
+  expect(await screen.findByRole("heading", { level: 1, name: "Rebuild with changes" })).toBeVisible();
+  await waitFor(() => expect(answer).toBeDefined());
+  location.hash = "#/builds";
+  await screen.findByText("7 builds");
+  answer!();
+  await answered;
+  // What follows the answer runs before a timer does.
+  await new Promise((go) => setTimeout(go));
+  if (call === "rebuild") expect(host.calls.some((c) => c.name === "inspectFolder")).toBe(false);
+  expect(warn).not.toHaveBeenCalled();
+  warn.mockRestore();
+});

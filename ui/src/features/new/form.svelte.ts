@@ -38,6 +38,8 @@ export class Form {
   private defaults: Record<string, string> = $state({});
   private turn = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
+  /** The screen is gone, and with it what is derived here: answers that come now are for nobody. */
+  closed = false;
 
   readonly remote = $derived(isRemote(this.path));
   readonly file = $derived<DockerfileInfo | undefined>(this.info?.dockerfiles.find((d) => d.path === this.r.dockerfile) ?? this.info?.dockerfiles[0]);
@@ -82,6 +84,7 @@ export class Form {
       if (this.remote) this.info = elsewhere(this.path, this.r.dockerfile);
       else {
         const info = await useHost().inspectFolder(this.path, this.r.dockerfile);
+        if (this.closed) return;
         if (!info.dockerfiles.some((d) => d.path === this.r.dockerfile)) this.r.dockerfile = info.dockerfiles[0]?.path ?? "Dockerfile";
         this.info = info;
       }
@@ -95,8 +98,10 @@ export class Form {
 
   /** From a build of before. */
   async fill(ref: string): Promise<void> {
-    this.before = await useHost().rebuild(ref);
-    const before = this.before.request;
+    const known = await useHost().rebuild(ref);
+    if (this.closed) return;
+    this.before = known;
+    const before = known.request;
     this.r = { ...before };
     this.path = before.context;
     this.tags = before.tags.join(", ");
@@ -106,9 +111,16 @@ export class Form {
     this.cacheFrom = before.cacheFrom.join("\n");
     this.cacheTo = before.cacheTo.join("\n");
     await this.read();
-    const known = (name: string): boolean => this.file?.args.some((a) => a.name === name) ?? false;
-    this.args = Object.fromEntries(before.args.filter((a) => known(a.name)).map((a) => [a.name, a.value]));
-    this.extra = before.args.filter((a) => !known(a.name));
+    if (this.closed) return;
+    const isAsked = (name: string): boolean => this.file?.args.some((a) => a.name === name) ?? false;
+    this.args = Object.fromEntries(before.args.filter((a) => isAsked(a.name)).map((a) => [a.name, a.value]));
+    this.extra = before.args.filter((a) => !isAsked(a.name));
+  }
+
+  close(): void {
+    this.closed = true;
+    this.turn++;
+    clearTimeout(this.timer);
   }
 
   /** Asks when nothing was typed for a moment. */
