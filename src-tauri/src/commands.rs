@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use kiln_controller::view::{
     BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart,
     CacheMount, CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun,
-    Image, ImageDetail, MachineSettings, MachineStatus, Pick, Plan, Policy, Rebuild, Registry,
+    Image, ImageDetail, MachineSettings, MachineStatus, MachineUse, Pick, Plan, Policy, Rebuild, Registry,
     Retention, TestStep, ToolState, Transfer, WatchState,
 };
 use kiln_controller::{AppSettings, Controller, Failure};
@@ -68,6 +68,24 @@ async fn watch_machine(
             if channel.send(now).is_err() || machine.changed().await.is_err() {
                 return;
             }
+        }
+    }))
+}
+
+/// Of a machine that runs; the channel is silent where the engine can't say.
+#[tauri::command]
+async fn watch_use(
+    here: Here<'_>,
+    all: State<'_, Subscriptions>,
+    channel: Channel<MachineUse>,
+) -> Answer<u32> {
+    let controller = here.inner().clone();
+    Ok(all.add(async move {
+        if let Err(failure) = controller
+            .watch_use(|now| channel.send(now).is_ok())
+            .await
+        {
+            tracing::debug!(%failure, "what the machine uses isn't known");
         }
     }))
 }
@@ -375,6 +393,7 @@ pub fn handler() -> impl Fn(Invoke<Wry>) -> bool + Send + Sync + 'static {
     tauri::generate_handler![
         unsubscribe,
         watch_machine,
+        watch_use,
         watch_builds,
         watch_build,
         start_machine,

@@ -99,3 +99,30 @@ test("the log of clean-ups says it too", async () => {
   open("cache?tab=policies");
   expect(await screen.findByText(/1.9 GB back to this computer/)).toBeVisible();
 });
+
+test("gauges show what is used, only while somebody looks and the machine runs", async () => {
+  const host = open("machine");
+  const count = (name: string): number => host.calls.filter((c) => c.name === name).length;
+  const processor = within(await screen.findByRole("region", { name: "Processor" }));
+  expect(processor.getByRole("img", { name: "1.4 of 4 CPUs at work" })).toBeVisible();
+  expect(processor.getByText("34%")).toBeVisible();
+  expect(screen.getByRole("img", { name: "1.4 of 4.0 GB used" })).toBeVisible();
+  expect(screen.getByText("2.4 GB can go · 6.6 GB held on this computer")).toBeVisible();
+  await accessible();
+  const u = user();
+  await u.click(screen.getByRole("tab", { name: "Console" }));
+  await waitFor(() => expect(count("unwatchUse")).toBe(1));
+  await u.click(screen.getByRole("tab", { name: "Overview" }));
+  await waitFor(() => expect(count("watchUse")).toBe(2));
+  await u.click(screen.getByRole("button", { name: "Stop" }));
+  await waitFor(() => expect(count("unwatchUse")).toBe(2));
+  expect(screen.queryByRole("img", { name: /at work/ })).toBeNull();
+  expect(within(screen.getByRole("region", { name: "Processor" })).getByText("4 CPUs")).toBeVisible();
+});
+
+test("an engine that can’t say what it uses leaves what the machine has", async () => {
+  const host = open("builds");
+  host.watchUse = () => () => {};
+  location.hash = "#/machine";
+  expect(within(await screen.findByRole("region", { name: "Memory" })).getByText("4.0 GB")).toBeVisible();
+});

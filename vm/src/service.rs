@@ -1,6 +1,7 @@
 //! `kiln.host.v1`, on `host.sock`: conversions, and questions to the task of `life`.
 
 mod convert;
+mod usage;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use kiln_proto::host::host_server::Host;
 use kiln_proto::host::{
     Check, ConsoleChunk, DiagnoseRequest, GetSettingsRequest, GetStatusRequest, QuitRequest,
     QuitResponse, ReadConsoleRequest, ResetRequest, RestartRequest, SetSettingsRequest,
-    SetSettingsResponse, Settings, StartRequest, Status, StopRequest, WatchStatusRequest,
+    SetSettingsResponse, Settings, StartRequest, Status, StopRequest, Use, WatchStatusRequest,
+    WatchUseRequest,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::wrappers::WatchStream;
@@ -91,6 +93,22 @@ impl Host for HostService {
             .map(move |status| Ok(convert::status(&status, &paths)))
             .take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(changes.boxed()))
+    }
+
+    type WatchUseStream = BoxStream<'static, Result<Use, tonic::Status>>;
+
+    async fn watch_use(&self, request: Request<WatchUseRequest>) -> Reply<Self::WatchUseStream> {
+        let Some(machine) = self.life.running().await else {
+            return Err(tonic::Status::failed_precondition(
+                "the machine doesn't run",
+            ));
+        };
+        let interval = request.into_inner().interval_milliseconds;
+        let gauge = usage::Gauge::connect(machine, self.life.status(), self.paths.clone()).await?;
+        let uses = gauge
+            .watch(interval)
+            .take_until(self.stop.clone().cancelled_owned());
+        Ok(Response::new(uses.boxed()))
     }
 
     async fn start(&self, request: Request<StartRequest>) -> Reply<Status> {

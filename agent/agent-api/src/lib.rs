@@ -28,8 +28,8 @@ pub use builds::BuildsService;
 pub use cache::CacheService;
 pub use images::ImagesService;
 pub use machine::{
-    Activity, Machine, MachineInfo, MachineService, Place, ShellCommand, ShellInput, ShellOutput,
-    TerminalSize,
+    Activity, Machine, MachineInfo, MachineService, MachineUse, Place, ShellCommand, ShellInput,
+    ShellOutput, TerminalSize,
 };
 
 /// BuildKit's limit for messages, which is this API's too.

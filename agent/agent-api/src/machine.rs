@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -48,6 +48,19 @@ pub struct MachineInfo {
     pub started: SystemTime,
     /// What went wrong without keeping it from working.
     pub warnings: Vec<String>,
+}
+
+/// What a machine uses right now; of a native daemon, what it and its steps do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MachineUse {
+    /// Time that processors were at work; only differences mean something.
+    pub cpu: Duration,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes of the state's file system.
+    pub disk_total: u64,
+    /// Bytes of it that are taken.
+    pub disk_used: u64,
 }
 
 /// What goes on.
@@ -106,6 +119,8 @@ pub enum ShellOutput {
 pub trait Machine: std::fmt::Debug + Send + Sync {
     /// How it is.
     async fn info(&self) -> Result<MachineInfo, SharedError>;
+    /// What it uses. Cheap.
+    async fn usage(&self) -> Result<MachineUse, SharedError>;
     /// Sets the clock.
     async fn set_clock(&self, now: SystemTime) -> Result<(), SharedError>;
     /// Gives free blocks back; returns the bytes.
@@ -198,6 +213,19 @@ impl Wire for MachineService {
             started: Some(info.started.into()),
             now: Some(SystemTime::now().into()),
             warnings: info.warnings,
+        }))
+    }
+
+    async fn get_use(
+        &self,
+        _: Request<api::GetUseRequest>,
+    ) -> Result<Response<api::GetUseResponse>, Status> {
+        let usage = self.machine.usage().await.map_err(status)?;
+        Ok(Response::new(api::GetUseResponse {
+            cpu_microseconds: usage.cpu.as_micros() as i64,
+            memory_used: usage.memory as i64,
+            disk_total: usage.disk_total as i64,
+            disk_used: usage.disk_used as i64,
         }))
     }
 

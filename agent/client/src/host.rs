@@ -31,7 +31,8 @@ use tonic::transport::Channel;
 use crate::{Address, Error, connect};
 
 pub use kiln_proto::host::{
-    AllowRule, Check, ConsoleChunk, Disk, Proxy, Settings, Sockets, State, Status, check::Outcome,
+    AllowRule, Check, ConsoleChunk, Disk, Proxy, Settings, Sockets, State, Status, Use,
+    check::Outcome,
 };
 
 /// How `kiln-vmd` says that another one is serving already.
@@ -98,6 +99,18 @@ impl HostClient {
         let request = wire::WatchStatusRequest {};
         let events = self.calls().watch_status(request).await?.into_inner();
         Ok(events.map(|event| event.map_err(Error::from)).boxed())
+    }
+
+    /// What the machine uses, again and again, until it stops. Fails where it doesn't run.
+    pub async fn watch_use(
+        &self,
+        interval: Duration,
+    ) -> Result<BoxStream<'static, Result<Use, Error>>, Error> {
+        let request = wire::WatchUseRequest {
+            interval_milliseconds: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+        };
+        let uses = self.calls().watch_use(request).await?.into_inner();
+        Ok(uses.map(|event| event.map_err(Error::from)).boxed())
     }
 
     /// Returns when the machine runs.

@@ -1,6 +1,7 @@
 //! The machine that the daemon runs on, for `kiln.agent.v1`.
 
 mod shell;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use kiln_agent_api::{
-    Activity, Machine, MachineInfo, Place, ShellCommand, ShellInput, ShellOutput,
+    Activity, Machine, MachineInfo, MachineUse, Place, ShellCommand, ShellInput, ShellOutput,
 };
 use kiln_engine::Engine;
 use kiln_errdefs::{Kind, SharedError, WithDetail};
@@ -106,10 +107,26 @@ impl ThisMachine {
     }
 }
 
+/// Bytes of the state's file system.
+struct Disk {
+    total: u64,
+    used: u64,
+}
+
+impl ThisMachine {
+    fn disk(&self) -> Result<Disk, SharedError> {
+        let disk = rustix::fs::statvfs(&self.root).map_err(|error| failed("disk", error))?;
+        Ok(Disk {
+            total: disk.f_blocks * disk.f_frsize,
+            used: disk.f_blocks.saturating_sub(disk.f_bfree) * disk.f_frsize,
+        })
+    }
+}
+
 #[async_trait::async_trait]
 impl Machine for ThisMachine {
     async fn info(&self) -> Result<MachineInfo, SharedError> {
-        let disk = rustix::fs::statvfs(&self.root).map_err(|error| failed("disk", error))?;
+        let disk = self.disk()?;
         let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let records = self
             .collector
@@ -129,13 +146,27 @@ impl Machine for ThisMachine {
                 .into_owned(),
             place: self.surroundings.place,
             cpus: std::thread::available_parallelism().map_or(1, |all| all.get() as u32),
-            memory_total: meminfo(&memory, "MemTotal"),
-            memory_available: meminfo(&memory, "MemAvailable"),
-            disk_total: disk.f_blocks * disk.f_frsize,
-            disk_used: disk.f_blocks.saturating_sub(disk.f_bfree) * disk.f_frsize,
+            memory_total: usage::meminfo(&memory, "MemTotal"),
+            memory_available: usage::meminfo(&memory, "MemAvailable"),
+            disk_total: disk.total,
+            disk_used: disk.used,
             disk_reclaimable: idle.map(|record| record.size).sum(),
             started: self.started,
             warnings,
+        })
+    }
+
+    async fn usage(&self) -> Result<MachineUse, SharedError> {
+        let disk = self.disk()?;
+        let place = self.surroundings.place;
+        let usage = tokio::task::spawn_blocking(move || usage::of(place))
+            .await
+            .map_err(|error| failed("use", error))?;
+        Ok(MachineUse {
+            cpu: usage.cpu,
+            memory: usage.memory,
+            disk_total: disk.total,
+            disk_used: disk.used,
         })
     }
 
@@ -219,13 +250,4 @@ impl Watched {
             disk_changes: *self.disk_changes.borrow_and_update(),
         }
     }
-}
-
-/// Bytes of a line of `/proc/meminfo`.
-fn meminfo(text: &str, name: &str) -> u64 {
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| *key == name)
-        .and_then(|(_, value)| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .map_or(0, |kilobytes| kilobytes * 1024)
 }

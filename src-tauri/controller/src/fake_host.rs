@@ -17,6 +17,7 @@ use crate::Controller;
 pub(crate) struct FakeHost {
     pub(crate) settings: Arc<Mutex<wire::Settings>>,
     pub(crate) status: Arc<Mutex<wire::Status>>,
+    pub(crate) uses: Arc<Mutex<Vec<wire::Use>>>,
 }
 
 impl FakeHost {
@@ -62,6 +63,13 @@ impl Host for FakeHost {
         _: Request<wire::WatchStatusRequest>,
     ) -> Reply<Self::WatchStatusStream> {
         Ok(Response::new(stream::pending().boxed()))
+    }
+
+    type WatchUseStream = BoxStream<'static, Result<wire::Use, Status>>;
+
+    async fn watch_use(&self, _: Request<wire::WatchUseRequest>) -> Reply<Self::WatchUseStream> {
+        let uses = self.uses.lock().unwrap().clone();
+        Ok(Response::new(stream::iter(uses).map(Ok).boxed()))
     }
 
     async fn start(&self, _: Request<wire::StartRequest>) -> Reply<wire::Status> {

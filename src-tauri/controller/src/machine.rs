@@ -1,11 +1,18 @@
 //! The machine's state and settings, from `kiln.host.v1`.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
-use kiln_client::host::{AllowRule, Outcome, Proxy, Settings, State, Status};
+use kiln_client::host::{AllowRule, Disk, Outcome, Proxy, Settings, State, Status, Use};
 use kiln_config::{HostPaths, HostSettings};
 
-use crate::view::{Allow, Check, DiskUse, MachineSettings, MachineStatus, Socket, millis};
+use crate::view::{
+    Allow, Check, DiskUse, MachineSettings, MachineStatus, MachineUse, Socket, millis,
+};
 use crate::{Controller, Failure};
+
+/// Often enough for a gauge, and no work to speak of.
+const USE_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) fn status(wire: Status) -> MachineStatus {
     let state = match wire.state() {
@@ -38,12 +45,7 @@ pub(crate) fn status(wire: Status) -> MachineStatus {
         since: wire.since.map(|at| millis(at.seconds, at.nanos)),
         cpus: wire.cpus,
         memory_bytes: wire.memory_bytes,
-        disk: wire.disk.map(|disk| DiskUse {
-            total: disk.total,
-            used: disk.used,
-            reclaimable: disk.reclaimable,
-            host_allocated: disk.host_allocated,
-        }),
+        disk: wire.disk.map(disk),
         sockets: sockets
             .into_iter()
             .filter(|(_, path, _)| !path.is_empty())
@@ -61,6 +63,25 @@ pub(crate) fn status(wire: Status) -> MachineStatus {
         boot_milliseconds: wire.boot_milliseconds,
         pid: wire.pid,
         idle_stop_in_seconds: wire.idle_stop_in_seconds,
+    }
+}
+
+fn disk(wire: Disk) -> DiskUse {
+    DiskUse {
+        total: wire.total,
+        used: wire.used,
+        reclaimable: wire.reclaimable,
+        host_allocated: wire.host_allocated,
+    }
+}
+
+fn machine_use(wire: Use) -> MachineUse {
+    MachineUse {
+        busy_cpus: wire.busy_cpus,
+        cpus: wire.cpus,
+        memory_used: wire.memory_used,
+        memory_total: wire.memory_total,
+        disk: wire.disk.map(disk),
     }
 }
 
@@ -172,6 +193,18 @@ impl Controller {
         Ok(())
     }
 
+    /// Calls `each` with what a machine that runs uses until it stops or `each` says that nobody looks. Nothing is
+    /// asked otherwise.
+    pub async fn watch_use(&self, mut each: impl FnMut(MachineUse) -> bool) -> Result<(), Failure> {
+        let mut uses = self.host().await?.watch_use(USE_INTERVAL).await?;
+        while let Some(now) = uses.next().await {
+            if !each(machine_use(now?)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns when it is stopped.
     pub async fn stop_machine(&self, force: bool) -> Result<(), Failure> {
         self.host().await?.stop(force).await?;
@@ -268,6 +301,26 @@ mod tests {
             "docker buildx create --name kiln --driver remote unix:///r/b.sock"
         );
         assert_eq!(view.disk, None);
+    }
+
+    #[tokio::test]
+    async fn use_is_told_until_nobody_looks() {
+        let host = crate::fake_host::FakeHost::default();
+        *host.uses.lock().unwrap() = (1..=3)
+            .map(|busy| Use {
+                busy_cpus: f64::from(busy),
+                memory_used: 5,
+                ..Use::default()
+            })
+            .collect();
+        let (_directory, controller) = host.serve();
+        let mut told = Vec::new();
+        let each = |now: MachineUse| {
+            told.push((now.busy_cpus, now.memory_used));
+            told.len() < 2
+        };
+        controller.watch_use(each).await.unwrap();
+        assert_eq!(told, [(1.0, 5), (2.0, 5)]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ MachineStatus {
     cpus: u32, memory_bytes: i64, disk: Option<DiskUse>, sockets: Vec<Socket>, running_builds: u32, connections: u32,
     version: String, engine_version: String, notices: Vec<String>, boot_milliseconds: i64, pid: i32, idle_stop_in_seconds: i64,
 });
+view!(/// What the machine uses right now.
+    MachineUse { busy_cpus: f64, cpus: u32, memory_used: i64, memory_total: i64, disk: Option<DiskUse>, });
 view!(/// A port of the host that builds may reach.
     Allow { name: String, port: u32, });
 view!(/// Settings of the machine.
@@ -235,6 +237,7 @@ mod tests {
         let ours: &[(&str, &[&str])] = &[
             ("DiskUse", DiskUse::FIELDS),
             ("MachineStatus", MachineStatus::FIELDS),
+            ("MachineUse", MachineUse::FIELDS),
             ("MachineSettings", MachineSettings::FIELDS),
             ("BuildSummary", BuildSummary::FIELDS),
             ("BuildsChange", BuildsChange::FIELDS),

@@ -8,6 +8,8 @@ export interface Host {
   now(): number;
 
   watchMachine(listener: (status: t.MachineStatus) => void): Unsubscribe;
+  /** While the machine runs and somebody listens, every two seconds. */
+  watchUse(listener: (use: t.MachineUse) => void): Unsubscribe;
   startMachine(): Promise<void>;
   stopMachine(force: boolean): Promise<void>;
   restartMachine(): Promise<void>;

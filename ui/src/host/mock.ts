@@ -122,6 +122,11 @@ export function mockHost(options: MockOptions = {}): MockHost {
       listener(drawn(machine));
       return () => machineListeners.delete(listener);
     },
+    watchUse: (listener) => {
+      calls.push({ name: "watchUse", args: [] });
+      if (!options.pending && !options.failing) listener({ busyCpus: 1.36, cpus: machine.cpus, memoryUsed: 1_540_000_000, memoryTotal: machine.memoryBytes, disk: machine.disk });
+      return () => void calls.push({ name: "unwatchUse", args: [] });
+    },
     startMachine: () => call("startMachine", [], () => { machine = { ...machine, state: "running" }; emitMachine(); }),
     stopMachine: (force) => call("stopMachine", [force], () => { machine = { ...machine, state: "stopped", disk: null }; emitMachine(); }),
     restartMachine: () => call("restartMachine", [], () => {}),

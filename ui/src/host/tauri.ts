@@ -27,6 +27,7 @@ export function tauriHost(): Host {
   return {
     now: () => Date.now(),
     watchMachine: (listener) => subscribe<t.MachineStatus>("watch_machine", {}, listener),
+    watchUse: (listener) => subscribe<t.MachineUse>("watch_use", {}, listener),
     startMachine: () => invoke("start_machine"),
     stopMachine: (force) => invoke("stop_machine", { force }),
     restartMachine: () => invoke("restart_machine"),

@@ -25,6 +25,17 @@ export interface MachineStatus {
   idleStopInSeconds: number;
 }
 
+/** What the machine uses right now. */
+export interface MachineUse {
+  /** Processors at work: 1.5 is one and half of another. */
+  busyCpus: number;
+  cpus: number;
+  /** Of a native engine: of it and its steps. */
+  memoryUsed: number;
+  memoryTotal: number;
+  disk: DiskUse | null;
+}
+
 export interface DiskUse {
   total: number;
   used: number;

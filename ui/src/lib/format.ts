@@ -14,6 +14,8 @@ const dayAndYear = new Intl.DateTimeFormat(conventions, { day: "numeric", month:
 const enumeration = new Intl.ListFormat(conventions);
 
 export const number = (n: number): string => whole.format(n);
+/** `1.4`. */
+export const tenths = (n: number): string => one.format(n);
 export const list = (words: string[]): string => enumeration.format(words);
 
 /** `340 ms`, `3.1 s`, `1m 04s`, `2h 05m`. */
@@ -48,6 +50,7 @@ export function sizeOf(part: number, all: number): string {
 }
 
 /** Memory is counted in powers of 1024, and so is what it is bought by. */
+export const memoryOf = (part: number, all: number): string => `${one.format(part / 1024 ** 3)} of ${memory(all)}`;
 export const memory = (bytes: number): string => UNITS[2]?.format(bytes / 1024 ** 3) ?? "–";
 
 export const exactSize = (bytes: number): string => count(bytes, ["# byte", "# bytes"]);

@@ -60,7 +60,7 @@ pub(super) fn status(status: &Status, paths: &HostPaths) -> wire::Status {
 }
 
 /// Blocks that the disk's file takes, not its length: it is sparse.
-fn host_allocated(paths: &HostPaths) -> i64 {
+pub(super) fn host_allocated(paths: &HostPaths) -> i64 {
     std::fs::metadata(paths.data_disk())
         .map_or(0, |metadata| bytes(metadata.blocks().saturating_mul(512)))
 }

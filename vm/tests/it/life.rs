@@ -38,6 +38,32 @@ async fn the_first_connection_wakes_it_and_a_stop_keeps_the_sockets() {
 }
 
 #[tokio::test]
+async fn its_use_is_told_while_it_runs_and_keeps_it_not_awake() {
+    let bed = Bed::native("idle-stop = \"1s\"");
+    let _vmd = bed.start().await;
+    let host = bed.host().await;
+    let often = std::time::Duration::from_millis(200);
+    let refused = host.watch_use(often).await.err().unwrap();
+    assert!(refused.to_string().contains("doesn't run"), "{refused}");
+    host.start().await.unwrap();
+    let mut uses = host.watch_use(often).await.unwrap();
+    let mut told = 0;
+    // It stops by itself, and the stream ends with it.
+    while let Ok(Some(now)) = timeout(PATIENCE, uses.try_next()).await.unwrap() {
+        let disk = now.disk.unwrap();
+        assert!(now.cpus > 0 && now.busy_cpus <= now.cpus.into(), "{now:?}");
+        assert!(
+            now.memory_used > 1 << 20 && now.memory_used < now.memory_total,
+            "{now:?}"
+        );
+        assert!(disk.used > 0 && disk.used <= disk.total, "{now:?}");
+        told += 1;
+    }
+    assert!(told > 1, "told {told} times");
+    bed.reaches(State::Stopped).await;
+}
+
+#[tokio::test]
 async fn connections_that_come_while_it_starts_share_one_start() {
     let bed = Bed::native("");
     let _vmd = bed.start().await;
