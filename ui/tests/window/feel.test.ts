@@ -67,6 +67,17 @@ test("it has painted, and costs next to nothing while nothing happens", async ()
   expect(share).toBeLessThan(5);
 });
 
+test("gauges that are looked at cost little", async () => {
+  await app.go("Machine");
+  await app.until("a gauge", () => app.script("return document.querySelector('section[aria-label=Processor] [role=img]') !== null"));
+  const from = { ...cost(), at: performance.now() };
+  await new Promise((done) => setTimeout(done, 20_000));
+  const share = (100 * (cost().processor - from.processor)) / ((performance.now() - from.at) / 1000);
+  note("the machine's gauges: processor in %", { processor: share });
+  expect(share).toBeLessThan(5);
+  await app.go("Builds");
+});
+
 test("100,000 lines of a real build, 10,000 a second, are all there and cost a screenful of elements", async () => {
   const build = app.startBuildx("build", app.at("src/loud"));
   await app.click("//a[contains(., 'loud')]");

@@ -61,6 +61,39 @@ test("an image that the form built is pushed with the login", async () => {
   expect(await registry.tags("shop")).toEqual(["1"]);
 });
 
+test("it names the build that made it, and what is built on it", async () => {
+  app.write("src/upon/Dockerfile", `FROM ${registry.host}/shop:1\nRUN echo more > /more\n`);
+  await app.go("Builds");
+  await app.click("//a[normalize-space()='New build']");
+  await app.type("folder", app.at("src/upon"));
+  await app.press("Read");
+  await app.click("//label[contains(., 'Keep in Kiln')]");
+  await app.type("tags", "upon:1");
+  await app.click("//button[normalize-space()='Build']");
+  await app.see("Built upon:1 in");
+  await app.go("Images");
+  await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
+  await app.see("built on this image, 1 layer more");
+  await app.picture("window-image-uses");
+  await app.click("//section[@aria-label='What uses it']//a[normalize-space()='upon']");
+  await app.see("Built upon:1 in");
+  await app.go("Images");
+  await app.click("//button[normalize-space()='upon:1']");
+  await app.see("this image is built on it");
+  await app.click("//section[@aria-label='Where it comes from']//a[normalize-space()='upon']");
+  await app.see("Built upon:1 in");
+  await app.go("Images");
+  await app.click("//button[normalize-space()='upon:1']");
+  await app.click("//aside//button[normalize-space()='Remove…']");
+  await app.press("Remove, and free");
+  await app.see("1 image removed");
+  await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
+  await app.click("//section[@aria-label='Where it comes from']//a[normalize-space()='shop']");
+  await app.see(`Built ${registry.host}/shop:1 in`);
+  await app.go("Images");
+  await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
+});
+
 test("it has another name, loses both, and comes back by a pull", async () => {
   await app.type("input[aria-label='New name']", `${registry.host}/shop:2`);
   await app.press("Add name");

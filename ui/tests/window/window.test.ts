@@ -127,6 +127,20 @@ test("a second start hands its link to the window that is there", async () => {
   await app.see("Sockets");
 });
 
+test("the machine’s gauges move", async () => {
+  const label = (part: string): Promise<string> => app.script(`return document.querySelector("section[aria-label=${part}] [role=img]")?.getAttribute("aria-label") ?? ""`) as Promise<string>;
+  const processor = await app.until("the processor’s gauge", () => label("Processor"));
+  expect(processor).toMatch(/^[\d.]+ of \d+ CPUs? at work$/);
+  expect(await label("Memory")).toMatch(/^[\d.]+ of [\d.]+ GB used$/);
+  expect(await label("Disk")).toMatch(/ used, of which .* can go$/);
+  app.write("src/busy/Dockerfile", `${BASE}RUN i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done\n`);
+  copyFileSync("/bin/busybox", app.at("src/busy/busybox"));
+  const build = app.startBuildx("build", app.at("src/busy"));
+  await app.until("a processor at work", async () => parseFloat(await label("Processor")) >= 0.4);
+  await app.picture("window-machine");
+  expect(await build).toBe(0);
+});
+
 test("the tray stops the machine", async () => {
   await app.tray("Stop the machine");
   await app.see("It starts by itself when a tool connects");
