@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use kiln_controller::view::{
     BuildDetail, BuildRequest, BuildUpdate, Builder, BuilderAddress, BuildsChange, BundlePart,
     CacheMount, CacheRecord, Check, DockerfileAnswers, Explanation, FileEntry, FolderInfo, GcRun,
-    Image, ImageDetail, MachineSettings, MachineStatus, MachineUse, Pick, Plan, Policy, Rebuild, Registry,
-    Retention, TestStep, ToolState, Transfer, WatchState,
+    Image, ImageDetail, MachineSettings, MachineStatus, MachineUse, Pick, Plan, Policy, Rebuild,
+    Registry, Retention, TestStep, ToolState, Transfer, WatchState,
 };
 use kiln_controller::{AppSettings, Controller, Failure};
 use tauri::async_runtime::{JoinHandle, spawn};
@@ -81,10 +81,7 @@ async fn watch_use(
 ) -> Answer<u32> {
     let controller = here.inner().clone();
     Ok(all.add(async move {
-        if let Err(failure) = controller
-            .watch_use(|now| channel.send(now).is_ok())
-            .await
-        {
+        if let Err(failure) = controller.watch_use(|now| channel.send(now).is_ok()).await {
             tracing::debug!(%failure, "what the machine uses isn't known");
         }
     }))
