@@ -88,7 +88,10 @@ test("it names the build that made it, and what is built on it", async () => {
   await app.press("Remove, and free");
   await app.see("1 image removed");
   await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
-  await app.see("Made by");
+  await app.click("//section[@aria-label='Where it comes from']//a[normalize-space()='shop']");
+  await app.see("Built shop:1 in");
+  await app.go("Images");
+  await app.click(`//button[normalize-space()='${registry.host}/shop:1']`);
 });
 
 test("it has another name, loses both, and comes back by a pull", async () => {
