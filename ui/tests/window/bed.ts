@@ -149,6 +149,8 @@ export class Window {
       const element = `${this.session}/element/${found[ELEMENT]}`;
       // The driver takes a click on a disabled button for done.
       if (!(await this.call("GET", `${element}/enabled`))) return false;
+      // Nor does it scroll to what is half in view, and misses where its middle isn't.
+      await this.script("arguments[0].scrollIntoView({ block: 'nearest', inline: 'nearest' })", found);
       await this.call("POST", `${element}/click`, {});
       return true;
     });
