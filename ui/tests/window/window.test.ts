@@ -88,7 +88,7 @@ test("the image has another name, and is removed with what it frees", async () =
 
 test("the cache is pruned after a look at what goes", async () => {
   await app.go("Cache");
-  await app.see("What it is");
+  await app.see("All projects");
   await app.press("Free up space…");
   await app.type("keep", "0");
   await app.until("the plan", async () => /\d+ records? would go/.test(await app.text()));

@@ -43,7 +43,9 @@ fn builds(bed: &Bed, machine: &Machine) -> Result<()> {
     let client = Client::connect(&bed.tools, Buildx::New, &machine.socket(), &[])?;
     // The guest's kernel knows overlayfs; copies of the whole base for each step would be slow and large.
     let inspected = client.buildx(["inspect"])?.succeeds()?;
-    inspected.says(&["worker.snapshotter: overlayfs"])?;
+    let label = |line: &&str| line.contains("worker.snapshotter:");
+    let snapshotter = inspected.stdout.lines().find(label).unwrap_or_default();
+    ensure!(snapshotter.ends_with(" overlayfs"), "{snapshotter:?}");
     let url = format!("http://{HOST}:{}/{TARBALL}", bed.web.port());
     let context = Context::new(&dockerfile(&url, ""))?;
     let directory = tempfile::tempdir()?;
