@@ -101,7 +101,7 @@ test("it has another name, loses both, and comes back by a pull", async () => {
   await app.click("//aside//button[normalize-space()='Remove…']");
   await app.press("Remove, and free");
   await app.see("No images yet");
-  await app.click("//header//button[normalize-space()='Pull image']");
+  await app.click("//button[normalize-space()='Pull image']");
   await app.type("pull-name", `${registry.host}/shop:1`);
   await app.click("//div[@role='dialog']//button[normalize-space()='Pull']");
   await app.see(`Pulled ${registry.host}/shop:1`);
