@@ -15,7 +15,7 @@ describe("a record's place", () => {
     ["a step of a Dockerfile without names", { project: "shop", step: "[2/3] COPY . ." }, { project: "shop", stage: "Steps", title: "COPY . ." }],
     ["a step of which only the command is known", { description: "mount / from exec /bin/sh -c make" }, { project: "Without a project", stage: "Steps", title: "RUN make" }],
     ["a base image, whichever project pulled it", { project: "shop", description: `pulled from docker.io/library/debian:12@sha256:${"a".repeat(64)}` }, { project: "Base images", stage: "debian:12", title: "debian:12" }],
-    ["a cache mount, with the build that had it last", { type: "exec.cachemount", build: "b1", description: 'cached mount /root/.npm from exec /bin/sh -c npm ci with id "npm"' }, { project: "of b1", stage: "Cache mounts", title: "/root/.npm" }],
+    ["a cache mount, with the build that had it last", { type: "exec.cachemount", build: "b1", description: 'cached mount /cache/npm from exec /bin/sh -c npm ci with id "npm"' }, { project: "of b1", stage: "Cache mounts", title: "/cache/npm" }],
     ["a build's context", { project: "shop", type: "source.local", description: "local source for context" }, { project: "shop", stage: "Build contexts", title: "context" }],
   ])("%s", (_, fields, wanted) => {
     expect(place(record(fields), (build) => (build ? `of ${build}` : undefined))).toEqual(wanted);
