@@ -1,4 +1,4 @@
-//! What crosses to the window. The window's half is `ui/src/host/types.ts`; a test compares both.
+//! What crosses to the window. The window's half is `ui/src/host/types/`; a test compares both.
 //!
 //! Times are milliseconds since 1970, sizes are bytes.
 
@@ -194,6 +194,19 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
+    /// The window's half.
+    const THEIRS: &str = concat!(
+        include_str!("../../../ui/src/host/types/machine.ts"),
+        include_str!("../../../ui/src/host/types/builds.ts"),
+        include_str!("../../../ui/src/host/types/steps.ts"),
+        include_str!("../../../ui/src/host/types/new.ts"),
+        include_str!("../../../ui/src/host/types/images.ts"),
+        include_str!("../../../ui/src/host/types/cache.ts"),
+        include_str!("../../../ui/src/host/types/remotes.ts"),
+        include_str!("../../../ui/src/host/types/settings.ts"),
+        include_str!("../../../ui/src/host/types/calls.ts"),
+    );
+
     fn camel(name: &str) -> String {
         let mut out = String::new();
         let mut upper = false;
@@ -233,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_window_expects_what_is_sent() {
-        let theirs = interfaces(include_str!("../../../ui/src/host/types.ts"));
+        let theirs = interfaces(THEIRS);
         let ours: &[(&str, &[&str])] = &[
             ("DiskUse", DiskUse::FIELDS),
             ("MachineStatus", MachineStatus::FIELDS),
