@@ -3,9 +3,14 @@
 //! The first of: `--builder`, `KILN_HOST`, `BUILDKIT_HOST`; else Kiln's own machine, whose owner is started
 //! where it doesn't run, and which is woken.
 
+use std::time::Duration;
+
+use futures::StreamExt as _;
 use kiln_client::build::BuilderKind;
+use kiln_client::host::State;
 use kiln_client::{Address, Client, HostClient};
 use kiln_config::HostPaths;
+use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind, Outcome};
 use crate::machine::wake;
@@ -14,6 +19,9 @@ use crate::machine::wake;
 const VARIABLES: [&str; 2] = ["KILN_HOST", "BUILDKIT_HOST"];
 /// What names Kiln's own machine.
 const OWN: &str = "kiln";
+
+/// A machine that breaks off is found out a moment after its streams are.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A builder and how it is called.
 #[derive(Debug, Clone)]
@@ -29,6 +37,18 @@ pub(crate) struct Builder {
 pub(crate) fn paths() -> Outcome<HostPaths> {
     let user = rustix::process::getuid().as_raw();
     HostPaths::of_user(user).map_err(|error| Failure::new(Kind::Config, error.to_string()))
+}
+
+/// Why the machine isn't there any more, as soon as its owner knows.
+async fn end_of_the_machine() -> Option<String> {
+    let host = HostClient::connect(&paths().ok()?).await.ok()?;
+    let mut changes = host.watch_status().await.ok()?;
+    while let Some(Ok(status)) = changes.next().await {
+        if status.state() == State::Failed {
+            return Some(status.reason);
+        }
+    }
+    None
 }
 
 impl Builder {
@@ -76,6 +96,18 @@ impl Builder {
                 failure.hint("is the daemon running, and may you open its socket?")
             }
         })
+    }
+
+    /// What failed in the middle, with the reason where Kiln's own machine is gone.
+    pub(crate) async fn explain(&self, failure: Failure) -> Failure {
+        if !self.is_own || !failure.may_be_the_builder() {
+            return failure;
+        }
+        match timeout(PATIENCE, end_of_the_machine()).await {
+            Ok(Some(reason)) => Failure::new(Kind::Unavailable, reason)
+                .hint("`kiln logs` shows its console; the next command starts it again"),
+            Ok(None) | Err(_) => failure,
+        }
     }
 
     pub(crate) fn kind(&self) -> BuilderKind {

@@ -81,6 +81,11 @@ impl Failure {
         self.kind == Kind::Build
     }
 
+    /// Whether a builder that is gone may be behind it.
+    pub(crate) fn may_be_the_builder(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable | Kind::Internal)
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Build => 1,

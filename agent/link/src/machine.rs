@@ -29,7 +29,10 @@ pub const ADD_ON_DISK: &str = "kiln-add-on";
 /// `no_timer_check`: on an emulated processor that others slow down, the kernel's test of its first timer fails now
 /// and then. It then takes another route, and leaves an interrupt in service that blocks those of devices for ever.
 /// Under KVM the kernel skips the test by itself.
-pub const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check";
+///
+/// `unknown_nmi_panic` and `panic_print`: a guest that hangs is told to say what each of its processors is at.
+pub const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check \
+    unknown_nmi_panic panic_print=0x40";
 /// How the guest's last words begin on its console, where the link can't carry them.
 pub const LAST_WORDS: &str = "KILN-FAILED: ";
 

@@ -68,7 +68,13 @@ pub(crate) async fn run(arguments: BuildArguments, global: &Global) -> Outcome {
             console::note(warnings.trim_end_matches('\n'));
         }
     }
-    let solved = solved.map_err(|error| Failure::from(error).while_doing("build failed"))?;
+    let solved = match solved {
+        Ok(solved) => solved,
+        Err(error) => {
+            let failure = builder.explain(error.into()).await;
+            return Err(failure.while_doing("build failed"));
+        }
+    };
     let mut loaded = Vec::new();
     if let Some(loading) = loading {
         loaded = loading.finish().await?;

@@ -13,6 +13,7 @@
 
 mod accelerator;
 mod forward;
+mod hang;
 mod machine;
 mod plan;
 mod proxy;
@@ -212,6 +213,7 @@ impl Qemu {
                     allowed: proxy::allowed(&order.settings),
                     silence: self.silence,
                     state: order.paths.state.clone(),
+                    console: order.console.clone(),
                 };
                 let running = Running::new(child, greeted, facts, surroundings);
                 Ok(Arc::new(running))

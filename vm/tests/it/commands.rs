@@ -272,3 +272,30 @@ fn a_dead_engine_is_told_and_the_next_command_heals_it() {
     home.expect(&row(&["du"], 0, &["Total:"]));
     home.expect(&row(&["status"], 0, &["Machine    running"]));
 }
+
+#[test]
+fn a_build_whose_machine_ends_says_why() {
+    let home = Home::native();
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let dockerfile = format!("FROM scratch\nADD http://{address}/file /\n");
+    home.put("slow/Dockerfile", &dockerfile);
+    let ended = std::thread::scope(|scope| {
+        let build = scope.spawn(|| home.run(&["build", "slow"]));
+        let pid = loop {
+            let status = home.json(&["status", "--json"]);
+            if status["runningBuilds"] == 1 {
+                break status["pid"].as_i64().unwrap() as i32;
+            }
+            assert!(!build.is_finished(), "{:?}", build.join());
+        };
+        crate::bed::kill(pid, "KILL");
+        build.join().unwrap()
+    });
+    let why = "build failed: the engine ended (signal: 9";
+    assert!(
+        ended.code == Some(4) && ended.stderr.contains(why) && ended.stderr.contains("kiln logs"),
+        "{ended:?}"
+    );
+}

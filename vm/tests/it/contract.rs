@@ -32,7 +32,7 @@ pub(crate) async fn start(driver: &dyn Driver, bed: &Bed) -> Arc<dyn Machine> {
     driver.start(order(bed)).await.unwrap()
 }
 
-async fn client(machine: &Arc<dyn Machine>, service: Service) -> Client {
+pub(crate) async fn client(machine: &Arc<dyn Machine>, service: Service) -> Client {
     let machine = Arc::clone(machine);
     let connector = tower::service_fn(move |_| {
         let machine = Arc::clone(&machine);

@@ -121,10 +121,11 @@ impl Home {
         let missing: Vec<_> = row.says.iter().filter(|text| !said(text)).collect();
         assert!(
             ended.code == Some(row.code) && missing.is_empty(),
-            "kiln {:?}: want {} and {missing:?}\n{ended:#?}\n{}",
+            "kiln {:?}: want {} and {missing:?}\n{ended:#?}\n{}\nconsole:\n{}",
             row.arguments,
             row.code,
-            std::fs::read_to_string(self.paths.vmd_log()).unwrap_or_default()
+            std::fs::read_to_string(self.paths.vmd_log()).unwrap_or_default(),
+            std::fs::read_to_string(self.paths.console_log()).unwrap_or_default()
         );
         ended
     }

@@ -21,6 +21,7 @@ mod bed;
 #[path = "../it/contract.rs"]
 mod contract;
 mod disk;
+mod hang;
 #[path = "../it/home.rs"]
 mod home;
 

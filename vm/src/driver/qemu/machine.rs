@@ -19,8 +19,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 use super::qmp::Qmp;
-use super::{Greeted, forward, room, shortened};
+use super::{Greeted, forward, hang, room, shortened};
 use crate::child::Child;
+use crate::console::Console;
 use crate::driver::{EngineStream, Facts, Machine};
 
 const CALL_PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +41,7 @@ pub(super) struct Surroundings {
     pub(super) silence: Duration,
     /// The directory of its disk's file.
     pub(super) state: PathBuf,
+    pub(super) console: Console,
 }
 
 #[derive(Debug)]
@@ -81,13 +83,22 @@ impl Running {
                 allowed,
                 silence,
                 state,
+                console,
             } = surroundings;
             async move {
                 tokio::join!(
                     listen(reports, &said),
                     forward::serve(incoming, allowed),
                     end_with_link(&link, &child),
-                    end_when_silent(&link, &child, &said, silence, waits),
+                    async {
+                        let Some(words) = silent(&link, silence, waits).await else {
+                            return;
+                        };
+                        tracing::warn!(words, "the machine hangs and is ended");
+                        said.lock().get_or_insert(words);
+                        hang::record(&qmp, &console).await;
+                        child.kill().await;
+                    },
                     room::watch(&qmp, &state, &tell),
                     keep_clock(&link),
                 );
@@ -146,14 +157,13 @@ async fn end_with_link(link: &Link, child: &Child) {
     }
 }
 
-/// A guest that hangs keeps its channel open for ever: only its silence tells.
-async fn end_when_silent(
+/// Until it gives no sign of life: what to say then; or until the link is gone. A guest that hangs keeps its channel
+/// open for ever: only its silence tells.
+async fn silent(
     link: &Link,
-    child: &Child,
-    said: &Mutex<Option<String>>,
     patience: Duration,
     mut waits_for_room: watch::Receiver<bool>,
-) {
+) -> Option<String> {
     let mut ticks = interval(patience / PINGS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -167,14 +177,12 @@ async fn end_when_silent(
             Err(LinkError::Silent(_))
                 if *waits_for_room.borrow() || waits_for_room.has_changed().unwrap_or(false) => {}
             Err(LinkError::Silent(_)) => {
-                let words = format!("it gave no sign of life for {} s", patience.as_secs());
-                tracing::warn!(words, "the machine hangs and is ended");
-                said.lock().get_or_insert(words);
-                child.kill().await;
-                return;
+                return Some(format!(
+                    "it gave no sign of life for {} s",
+                    patience.as_secs()
+                ));
             }
-            // It ends with the link.
-            Err(_) => return,
+            Err(_) => return None,
         }
     }
 }

@@ -47,12 +47,11 @@ impl Qmp {
         })
     }
 
-    async fn execute<C: qmp::QmpCommand>(&self, command: C) -> io::Result<()> {
+    async fn execute<C: qmp::QmpCommand>(&self, command: C) -> io::Result<C::Ok> {
         let late = || io::Error::new(io::ErrorKind::TimedOut, "QEMU doesn't answer");
         let answer = timeout(PATIENCE, self.service.execute(command)).await;
         answer
             .map_err(|_| late())?
-            .map(drop)
             .map_err(|error| io::Error::other(error.to_string()))
     }
 
@@ -65,11 +64,12 @@ impl Qmp {
             size,
         })
         .await
+        .map(drop)
     }
 
     /// As if somebody pressed it.
     pub(super) async fn power_button(&self) -> io::Result<()> {
-        self.execute(qmp::system_powerdown {}).await
+        self.execute(qmp::system_powerdown {}).await.map(drop)
     }
 
     /// Whether QEMU has stopped the machine since a file of its finds no room on the host.
@@ -79,12 +79,26 @@ impl Qmp {
 
     /// A machine that was stopped goes on.
     pub(super) async fn go_on(&self) -> io::Result<()> {
-        self.execute(qmp::cont {}).await
+        self.execute(qmp::cont {}).await.map(drop)
     }
 
     /// Ends QEMU, without a word to the guest.
     pub(super) async fn quit(&self) -> io::Result<()> {
-        self.execute(qmp::quit {}).await
+        self.execute(qmp::quit {}).await.map(drop)
+    }
+
+    /// What QEMU's own monitor says to a question, for people.
+    pub(super) async fn inspect(&self, question: &str) -> io::Result<String> {
+        self.execute(qmp::human_monitor_command {
+            cpu_index: None,
+            command_line: question.to_owned(),
+        })
+        .await
+    }
+
+    /// Interrupts every processor in a way that none can turn off; the guest's kernel panics by it.
+    pub(super) async fn interrupt_for_good(&self) -> io::Result<()> {
+        self.execute(qmp::inject_nmi {}).await.map(drop)
     }
 }
 
