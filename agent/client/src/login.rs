@@ -6,6 +6,7 @@
 //! ```
 
 mod probe;
+mod route;
 
 use std::collections::BTreeMap;
 
@@ -93,13 +94,8 @@ struct TokenAnswer {
     access_token: String,
 }
 
-/// Tests credentials against a registry; changes nothing.
-pub async fn test(registry: &str, credential: &Credential) -> Result<(), LoginError> {
-    test_with(registry, credential, &Reach::default()).await
-}
-
-/// The same, by what the engine is told of registries.
-pub async fn test_with(
+/// Tests credentials against a registry, by what the engine is told of registries; changes nothing.
+pub async fn test(
     registry: &str,
     credential: &Credential,
     reach: &Reach,
@@ -228,6 +224,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_proxy_is_gone_through_and_named() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // It answers for everybody, as a proxy does.
+        let proxy = server(
+            |head, _| match head.starts_with("get http://registry.example/v2/") {
+                true => OK.to_owned(),
+                false => OK.replace("200 OK", "404 Not Found"),
+            },
+        );
+        let proxy = proxy.await;
+        let mut reach = Reach::default();
+        reach.proxy.http = format!("http://{proxy}");
+        let plain = kiln_config::RegistryConfig {
+            http: Some(true),
+            ..Default::default()
+        };
+        reach.registries.insert("registry.example".into(), plain);
+        let steps = probe("registry.example", None, &reach).await;
+        let words: Vec<_> = steps.iter().map(|step| step.outcome.clone()).collect();
+        assert!(words.iter().all(Result::is_ok), "{words:?}");
+        for step in &words[..2] {
+            assert!(
+                step.as_ref()
+                    .unwrap()
+                    .contains(&format!("the proxy {proxy}: ")),
+                "{words:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn failures_say_their_layer() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -290,7 +317,7 @@ mod tests {
                 ..Default::default()
             };
             reach.registries.insert(host.clone(), config);
-            let outcome = test_with(&host, &credential, &reach).await;
+            let outcome = test(&host, &credential, &reach).await;
             let got = outcome.as_ref().err().map(|error| error.layer);
             assert_eq!(got, want, "{what}: {outcome:?}");
             if let Err(error) = outcome {

@@ -3,10 +3,13 @@
 //!
 //! Invariant: what comes out is a configuration that [`parse`](crate::parse) takes; what doesn't go in can't be edited.
 
-use std::path::{Path, PathBuf};
+mod registries;
 
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
+use std::path::Path;
 
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
+
+use self::registries::text_of;
 use crate::{
     BuildkitdConfig, ConfigError, DiskSpace, GcPolicyConfig, HistoryConfig, RegistryConfig,
 };
@@ -123,51 +126,6 @@ impl ConfigText {
         }
         oci.insert(GC_POLICY, Item::ArrayOfTables(rules));
     }
-
-    /// Gives every file of registries (CAs and client certificates) the name that `rename` makes of it.
-    pub fn rename_registry_files(&mut self, mut rename: impl FnMut(&Path) -> PathBuf) {
-        let Some(all) = self
-            .document
-            .get_mut(REGISTRY)
-            .and_then(Item::as_table_like_mut)
-        else {
-            return;
-        };
-        for (_, registry) in all.iter_mut() {
-            let Some(registry) = registry.as_table_like_mut() else {
-                continue;
-            };
-            if let Some(paths) = registry.get_mut("ca").and_then(Item::as_array_mut) {
-                let renamed: Vec<String> = paths
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .map(|path| text_of(&rename(Path::new(path))))
-                    .collect();
-                *paths = Array::from_iter(renamed);
-            }
-            if let Some(pairs) = registry.get_mut("keypair") {
-                rename_pairs(pairs, &mut rename);
-            }
-        }
-    }
-}
-
-/// `[[keypair]]`, or the same as an array of inline tables.
-fn rename_pairs(pairs: &mut Item, rename: &mut impl FnMut(&Path) -> PathBuf) {
-    let mut one = |pair: &mut dyn TableLike| {
-        for key in ["key", "cert"] {
-            if let Some(path) = pair.get(key).and_then(Item::as_str) {
-                let renamed = text_of(&rename(Path::new(path)));
-                pair.insert(key, value(renamed));
-            }
-        }
-    };
-    if let Some(tables) = pairs.as_array_of_tables_mut() {
-        tables.iter_mut().for_each(|table| one(table));
-    } else if let Some(array) = pairs.as_array_mut() {
-        let tables = array.iter_mut().filter_map(Value::as_inline_table_mut);
-        tables.for_each(|table| one(table));
-    }
 }
 
 /// A table below another one, made where there is none. One that only holds others gets no header of its own.
@@ -217,10 +175,6 @@ fn space(space: DiskSpace) -> Value {
 
 fn texts(texts: &[String]) -> Option<Value> {
     (!texts.is_empty()).then(|| Value::Array(texts.iter().map(String::as_str).collect()))
-}
-
-fn text_of(path: &Path) -> String {
-    path.display().to_string()
 }
 
 #[cfg(test)]

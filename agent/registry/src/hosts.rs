@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Once, Weak};
 use std::time::Duration;
 
-use kiln_config::RegistryConfig;
+use kiln_config::{RegistryConfig, TlsDirectory};
 use kiln_oci::{Digest, Reference};
 use parking_lot::Mutex;
 use reqwest::tls::{Certificate, Identity};
@@ -233,27 +233,22 @@ impl Hosts {
         });
         if let Some(config) = config {
             let mut authorities = config.ca.clone();
-            let mut pairs: Vec<_> = config
-                .keypair
-                .iter()
-                .map(|pair| (pair.cert.clone(), pair.key.clone()))
-                .collect();
+            let mut pairs = config.keypair.clone();
             for directory in &config.tlsconfigdir {
-                for path in files(directory)? {
-                    match path.extension().and_then(|end| end.to_str()) {
-                        Some("crt") => authorities.push(path),
-                        Some("cert") => pairs.push((path.clone(), path.with_extension("key"))),
-                        _ => {}
-                    }
-                }
+                let listed = TlsDirectory::list(directory).map_err(|source| Error::File {
+                    path: directory.clone(),
+                    source: Arc::new(source),
+                })?;
+                authorities.extend(listed.ca);
+                pairs.extend(listed.keypair);
             }
             for path in authorities {
                 for certificate in Certificate::from_pem_bundle(&read(&path)?).map_err(fail)? {
                     builder = builder.add_root_certificate(certificate);
                 }
             }
-            for (certificate, key) in pairs {
-                let pem = [read(&certificate)?, b"\n".to_vec(), read(&key)?].concat();
+            for pair in pairs {
+                let pem = [read(&pair.cert)?, b"\n".to_vec(), read(&pair.key)?].concat();
                 builder = builder.identity(Identity::from_pem(&pem).map_err(fail)?);
             }
         }
@@ -274,20 +269,6 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         path: path.to_owned(),
         source: Arc::new(source),
     })
-}
-
-fn files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let fail = |source| Error::File {
-        path: directory.to_owned(),
-        source: Arc::new(source),
-    };
-    let entries = fs::read_dir(directory).map_err(fail)?;
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(fail)?;
-    paths.sort();
-    Ok(paths)
 }
 
 /// Whether plain HTTP is the custom: this machine itself.

@@ -8,11 +8,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use kiln_client::login::{self, Layer};
+use kiln_client::login::{self, Layer, Reach};
 use kiln_client::{Credential, CredentialSource as _, DockerConfig, HUB, registry_of};
+use kiln_config::HostSettings;
 use kiln_keyring::{Keyring, KeyringError, Login};
 
 use super::build::interruptible;
+use crate::builder::paths;
 use crate::console;
 use crate::failure::{Failure, Kind, Outcome, chain};
 
@@ -107,6 +109,13 @@ fn keyring_failure(error: &KeyringError) -> Failure {
     }
 }
 
+/// How the machine reaches registries, by its settings, whether it runs or not.
+fn reach() -> Outcome<Reach> {
+    let settings = HostSettings::load(&paths()?.settings_file());
+    let reach = settings.and_then(|settings| Reach::of(&settings));
+    reach.map_err(|error| Failure::new(Kind::Config, chain(&error)))
+}
+
 pub(crate) async fn login(arguments: LoginArguments) -> Outcome {
     let registry = host(arguments.registry);
     let mut config = config()?;
@@ -127,7 +136,8 @@ pub(crate) async fn login(arguments: LoginArguments) -> Outcome {
     }
     let credential = Credential { username, secret };
     if !arguments.no_test {
-        let test = interruptible(login::test(&registry, &credential));
+        let reach = reach()?;
+        let test = interruptible(login::test(&registry, &credential, &reach));
         test.await
             .ok_or_else(Failure::interrupted)?
             .map_err(|error| {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use kiln_client::login::Reach;
 use kiln_config::{
-    ConfigError, ConfigText, DiskSpace, GcPolicyConfig, HistoryConfig, RegistryConfig, Seconds,
+    ConfigError, ConfigText, DiskSpace, GcPolicyConfig, HistoryConfig, ProxySettings,
+    RegistryConfig, Seconds,
 };
 
 use crate::registries::host_of;
@@ -110,9 +111,15 @@ impl Controller {
     pub(crate) async fn reach(&self) -> Result<Reach, Failure> {
         let settings = self.host().await?.settings().await?;
         let text = ConfigText::parse(&settings.buildkitd_toml)?;
+        let proxy = settings.proxy.unwrap_or_default();
         Ok(Reach {
             registries: text.config().registries.clone(),
             ca_files: settings.ca_files.into_iter().map(PathBuf::from).collect(),
+            proxy: ProxySettings {
+                http: proxy.http,
+                https: proxy.https,
+                no_proxy: proxy.no_proxy,
+            },
         })
     }
 

@@ -98,7 +98,7 @@ impl Controller {
         };
         let credential = Credential { username, secret };
         let reach = self.reach().await?;
-        login::test_with(&host, &credential, &reach)
+        login::test(&host, &credential, &reach)
             .await
             .map_err(|error| {
                 let message = format!("{host}: {}: {}", error.layer.name(), error.reason);

@@ -1,4 +1,4 @@
-//! A registry, layer by layer, reached as the engine reaches it: its schemes, CAs and client certificates.
+//! A registry, layer by layer, reached as the engine reaches it: its schemes, proxies, CAs and client certificates.
 //!
 //! Invariant: each layer is told once, the first that fails is the last, and nothing is changed anywhere.
 
@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_config::RegistryConfig;
+use kiln_config::{
+    ConfigError, ConfigText, HostSettings, ProxySettings, RegistryConfig, TlsDirectory, TlsKeyPair,
+};
 use reqwest::{Certificate, Identity, StatusCode, header};
 
+use super::route::{connect, resolve, route, through};
 use super::{Challenge, Layer, TokenAnswer, chain, challenge};
 use crate::Credential;
 
 const HUB: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the engine is told of registries.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +26,20 @@ pub struct Reach {
     pub registries: BTreeMap<String, RegistryConfig>,
     /// CAs (PEM files) for all of them.
     pub ca_files: Vec<PathBuf>,
+    /// Proxies on the way to all that aren't on this computer.
+    pub proxy: ProxySettings,
+}
+
+impl Reach {
+    /// What the machine with these settings has.
+    pub fn of(settings: &HostSettings) -> Result<Self, ConfigError> {
+        let text = ConfigText::parse(&settings.buildkitd_toml)?;
+        Ok(Self {
+            registries: text.config().registries.clone(),
+            ca_files: settings.ca_files.clone(),
+            proxy: settings.proxy.clone(),
+        })
+    }
 }
 
 /// What a layer said.
@@ -43,7 +60,8 @@ struct Way {
     skip_verify: bool,
 }
 
-type Failed = (Layer, String);
+/// The layer that failed, and why.
+pub(super) type Failed = (Layer, String);
 
 /// Asks a registry with a login, or without any. Changes nothing.
 pub async fn probe(registry: &str, credential: Option<&Credential>, reach: &Reach) -> Vec<Probed> {
@@ -56,7 +74,7 @@ pub async fn probe(registry: &str, credential: Option<&Credential>, reach: &Reac
             host,
             way,
             config,
-            ca_files: &reach.ca_files,
+            reach,
             steps: &mut steps,
         };
         let outcome = reached.run(credential).await;
@@ -92,7 +110,7 @@ struct Probe<'a> {
     host: &'a str,
     way: Way,
     config: Option<&'a RegistryConfig>,
-    ca_files: &'a [PathBuf],
+    reach: &'a Reach,
     steps: &'a mut Vec<Probed>,
 }
 
@@ -100,9 +118,11 @@ impl Probe<'_> {
     /// The layer that failed.
     async fn run(mut self, credential: Option<&Credential>) -> Result<(), Layer> {
         let begun = Instant::now();
-        let addresses = self.tell(begun, Layer::Dns, resolve(self.host, self.way.tls).await)?;
+        let proxy = self.proxy();
+        let route = route(self.host, self.way.tls, &proxy);
+        let addresses = self.tell(begun, Layer::Dns, resolve(&route).await)?;
         let begun = Instant::now();
-        self.tell(begun, Layer::Tcp, connect(&addresses).await)?;
+        self.tell(begun, Layer::Tcp, connect(&route, &addresses).await)?;
         let begun = Instant::now();
         let answered = self.ping().await;
         let (http, answer) = self.tell(begun, Layer::Tls, answered)?;
@@ -144,6 +164,14 @@ impl Probe<'_> {
         value
     }
 
+    /// What is on this computer is reached without any.
+    fn proxy(&self) -> ProxySettings {
+        match is_local(self.host) {
+            true => ProxySettings::default(),
+            false => self.reach.proxy.clone(),
+        }
+    }
+
     fn url(&self) -> String {
         let scheme = if self.way.tls { "https" } else { "http" };
         format!("{scheme}://{}/v2/", self.host)
@@ -171,21 +199,19 @@ impl Probe<'_> {
     }
 
     fn client(&self) -> Result<reqwest::Client, String> {
-        let mut builder = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .timeout(PATIENCE)
             .redirect(reqwest::redirect::Policy::limited(3))
             .danger_accept_invalid_certs(self.way.tls && self.way.skip_verify);
-        if is_local(self.host) {
-            builder = builder.no_proxy();
-        }
-        let own = self.config.into_iter().flat_map(|config| &config.ca);
-        for path in self.ca_files.iter().chain(own) {
+        let mut builder = through(builder, &self.proxy()).map_err(|error| chain(&error))?;
+        let (own, pairs) = self.config.map_or(Ok(Default::default()), certificates)?;
+        for path in self.reach.ca_files.iter().chain(&own) {
             let bundle = Certificate::from_pem_bundle(&read(path)?);
             for certificate in bundle.map_err(|error| wrong(path, &error))? {
                 builder = builder.add_root_certificate(certificate);
             }
         }
-        for pair in self.config.into_iter().flat_map(|config| &config.keypair) {
+        for pair in pairs {
             let pem = [read(&pair.cert)?, b"\n".to_vec(), read(&pair.key)?].concat();
             let identity = Identity::from_pem(&pem).map_err(|error| wrong(&pair.cert, &error))?;
             builder = builder.identity(identity);
@@ -202,35 +228,16 @@ fn wrong(path: &Path, error: &reqwest::Error) -> String {
     format!("{}: {}", path.display(), chain(error))
 }
 
-async fn resolve(host: &str, tls: bool) -> Result<(Vec<std::net::SocketAddr>, String), Failed> {
-    let address = match host.rsplit_once(':') {
-        Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
-        _ => format!("{host}:{}", if tls { 443 } else { 80 }),
-    };
-    let found = tokio::net::lookup_host(&address).await;
-    let found: Vec<_> = found
-        .map_err(|error| (Layer::Dns, error.to_string()))?
-        .collect();
-    if found.is_empty() {
-        return Err((Layer::Dns, "the name has no address".to_owned()));
+/// Those that are named, and those of directories.
+fn certificates(config: &RegistryConfig) -> Result<(Vec<PathBuf>, Vec<TlsKeyPair>), String> {
+    let (mut authorities, mut pairs) = (config.ca.clone(), config.keypair.clone());
+    for directory in &config.tlsconfigdir {
+        let listed = TlsDirectory::list(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+        authorities.extend(listed.ca);
+        pairs.extend(listed.keypair);
     }
-    let names: Vec<String> = found
-        .iter()
-        .map(|address| address.ip().to_string())
-        .collect();
-    Ok((found, names.join(", ")))
-}
-
-async fn connect(addresses: &[std::net::SocketAddr]) -> Result<((), String), Failed> {
-    let mut reason = String::new();
-    for address in addresses {
-        match tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await {
-            Ok(Ok(_)) => return Ok(((), format!("{address} accepts"))),
-            Ok(Err(error)) => reason = format!("{address}: {error}"),
-            Err(_) => reason = format!("{address}: no answer within {} s", PATIENCE.as_secs()),
-        }
-    }
-    Err((Layer::Tcp, reason))
+    Ok((authorities, pairs))
 }
 
 /// A token for the login; none where the registry wants none.

@@ -125,6 +125,50 @@ fn files_of_registries_get_other_names() {
 }
 
 #[test]
+fn a_directory_of_certificates_becomes_its_files() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str| root.path().join(name);
+    for name in ["ca.crt", "me.cert", "me.key", "notes"] {
+        std::fs::write(file(name), "").unwrap();
+    }
+    let pair = TlsKeyPair {
+        key: file("me.key"),
+        cert: file("me.cert"),
+    };
+    let before = TlsKeyPair {
+        key: "/k".into(),
+        cert: "/c".into(),
+    };
+    let others = [
+        "keypair = [{ key = \"/k\", cert = \"/c\" }]\nca = [\"/a\"]\n",
+        "ca = [\"/a\"]\n[[registry.\"x\".keypair]]\nkey = \"/k\"\ncert = \"/c\"\n",
+    ];
+    for others in others {
+        let text = format!(
+            "[registry.\"x\"]\ntlsconfigdir = [{:?}]\n{others}",
+            root.path()
+        );
+        let (_, config) = edited(&text, |open| {
+            open.list_tls_directories(crate::TlsDirectory::list)
+                .unwrap();
+        });
+        let x = &config.registries["x"];
+        assert_eq!(x.ca, [Path::new("/a"), &file("ca.crt")]);
+        assert_eq!(x.keypair, [before.clone(), pair.clone()]);
+        assert!(x.tlsconfigdir.is_empty());
+    }
+    let alone = format!("[registry.\"x\"]\ntlsconfigdir = [{:?}]\n", root.path());
+    let (_, config) = edited(&alone, |open| {
+        open.list_tls_directories(crate::TlsDirectory::list)
+            .unwrap();
+    });
+    assert_eq!(config.registries["x"].keypair, [pair]);
+    let mut gone = ConfigText::parse("[registry.x]\ntlsconfigdir = [\"/nowhere\"]").unwrap();
+    gone.list_tls_directories(crate::TlsDirectory::list)
+        .unwrap_err();
+}
+
+#[test]
 fn what_is_no_configuration_is_not_edited() {
     for text in ["[", "typo = 1"] {
         ConfigText::parse(text).unwrap_err();

@@ -1,12 +1,12 @@
 //! Files of this computer that the engine's configuration names: the guest gets their texts, and a configuration that
 //! names the places where it has them.
 //!
-//! Invariant: only what `[registry]` names as `ca` and `keypair` is read, and a file that can't be is told before a
+//! Invariant: only what `[registry]` names as `ca`, `keypair` and `tlsconfigdir` is read, and a file that can't be is told before a
 //! machine is started.
 
 use std::path::{Path, PathBuf};
 
-use kiln_config::ConfigText;
+use kiln_config::{ConfigText, TlsDirectory};
 use kiln_link::machine::registry_file;
 
 use crate::driver::StartError;
@@ -21,6 +21,11 @@ pub(super) fn gather(toml: &str) -> Result<(String, Vec<String>), StartError> {
         problem,
     };
     let mut text = ConfigText::parse(toml).map_err(|error| refused(error.to_string()))?;
+    let listed = text.list_tls_directories(|directory| {
+        TlsDirectory::list(directory)
+            .map_err(|why| refused(format!("{}: {why}", directory.display())))
+    });
+    listed?;
     let mut paths: Vec<PathBuf> = Vec::new();
     text.rename_registry_files(|path| {
         let known = paths.iter().position(|other| other == path);
@@ -63,14 +68,18 @@ mod tests {
             path.display().to_string()
         };
         let (ca, key) = (file("ca.pem"), file("key.pem"));
+        file("listed.crt");
         let toml = format!(
-            "debug = true # mine\n[registry.\"a\"]\nca = [{ca:?}]\n[registry.\"b\"]\nca = [{ca:?}]\nkeypair = [{{ key = {key:?}, cert = {ca:?} }}]\n"
+            "debug = true # mine\n[registry.\"a\"]\nca = [{ca:?}]\n[registry.\"b\"]\nca = [{ca:?}]\nkeypair = [{{ key = {key:?}, cert = {ca:?} }}]\n\
+             [registry.\"c\"]\ntlsconfigdir = [{:?}]\n",
+            directory.path()
         );
         let (edited, texts) = gather(&toml).unwrap();
-        assert_eq!(texts, ["ca.pem", "key.pem"]);
+        assert_eq!(texts, ["ca.pem", "key.pem", "listed.crt"]);
         let config = kiln_config::parse(&edited, Path::new("x")).unwrap();
         assert_eq!(config.registries["a"].ca, [registry_file(0)]);
         assert_eq!(config.registries["b"].keypair[0].key, registry_file(1));
+        assert_eq!(config.registries["c"].ca, [registry_file(2)]);
         assert!(edited.starts_with("debug = true # mine"), "{edited}");
 
         for plain in ["", "debug = true"] {
