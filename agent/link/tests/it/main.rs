@@ -218,6 +218,16 @@ async fn a_ping_is_answered_by_whoever_lives() {
     assert!(matches!(gone, LinkError::Closed), "{gone}");
 }
 
+/// As after a pause of the whole computer, when every timer has run out before anything else could happen.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_leaps_makes_nobody_silent() {
+    let ((host, _from_guest), (_guest, _from_host)) = pair().await;
+    let mut ping = std::pin::pin!(host.ping(PATIENCE));
+    assert!(futures::poll!(&mut ping).is_pending());
+    tokio::time::advance(PATIENCE * 3).await;
+    ping.await.unwrap();
+}
+
 #[tokio::test]
 async fn another_version_is_named() {
     let (host, mut guest) = duplex(64 << 10);
