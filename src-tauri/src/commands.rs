@@ -191,33 +191,27 @@ async fn watch_folder(
     }))
 }
 
-#[tauri::command]
-async fn pull_image(
-    here: Here<'_>,
-    all: State<'_, Subscriptions>,
-    name: String,
-    channel: Channel<Transfer>,
-) -> Answer<u32> {
-    let controller = here.inner().clone();
-    Ok(all.add(async move {
-        let send = |transfer| channel.send(transfer).is_ok();
-        controller.pull_image(name, send).await;
-    }))
+/// A command that moves an image and tells how far it is.
+macro_rules! transfer {
+    ($name:ident) => {
+        #[tauri::command]
+        async fn $name(
+            here: Here<'_>,
+            all: State<'_, Subscriptions>,
+            name: String,
+            channel: Channel<Transfer>,
+        ) -> Answer<u32> {
+            let controller = here.inner().clone();
+            Ok(all.add(async move {
+                let send = |transfer| channel.send(transfer).is_ok();
+                controller.$name(name, send).await;
+            }))
+        }
+    };
 }
 
-#[tauri::command]
-async fn push_image(
-    here: Here<'_>,
-    all: State<'_, Subscriptions>,
-    name: String,
-    channel: Channel<Transfer>,
-) -> Answer<u32> {
-    let controller = here.inner().clone();
-    Ok(all.add(async move {
-        let send = |transfer| channel.send(transfer).is_ok();
-        controller.push_image(name, send).await;
-    }))
-}
+transfer!(pull_image);
+transfer!(push_image);
 
 /// A command that forwards its arguments.
 macro_rules! forward {

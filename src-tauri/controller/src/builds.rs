@@ -27,10 +27,7 @@ pub(crate) fn summary(record: &control::BuildHistoryRecord) -> BuildSummary {
         context.clone(),
         dockerfile.clone(),
     ]);
-    let completed = record
-        .completed_at
-        .as_ref()
-        .map(|at| millis(at.seconds, at.nanos));
+    let completed = record.completed_at.map(millis);
     let status = match (&record.error, completed) {
         (_, None) => "running",
         (None, Some(_)) => "done",
@@ -51,10 +48,7 @@ pub(crate) fn summary(record: &control::BuildHistoryRecord) -> BuildSummary {
         name: name_of(&context, &dockerfile),
         project,
         status: status.into(),
-        created: record
-            .created_at
-            .as_ref()
-            .map_or(0, |at| millis(at.seconds, at.nanos)),
+        created: record.created_at.map_or(0, millis),
         completed,
         dockerfile,
         context,

@@ -16,7 +16,7 @@ fn image(wire: agent::Image) -> Image {
         id: wire.id,
         names: wire.names,
         platforms: wire.platforms,
-        created: wire.created.map(|at| millis(at.seconds, at.nanos)),
+        created: wire.created.map(millis),
         bytes: wire.bytes,
         shared_bytes: wire.shared_bytes,
         build_ref: wire.build_ref,
@@ -57,7 +57,7 @@ fn detail(wire: agent::InspectImageResponse) -> ImageDetail {
             .into_iter()
             .map(|used| ImageUse {
                 build_ref: used.build_ref,
-                created: used.created.map(|at| millis(at.seconds, at.nanos)),
+                created: used.created.map(millis),
             })
             .collect(),
         related: wire
@@ -76,7 +76,7 @@ fn detail(wire: agent::InspectImageResponse) -> ImageDetail {
             .into_iter()
             .map(|entry| ImageHistory {
                 command: entry.created_by,
-                created: entry.created.map(|at| millis(at.seconds, at.nanos)),
+                created: entry.created.map(millis),
                 bytes: entry.bytes,
                 empty: entry.empty_layer,
             })

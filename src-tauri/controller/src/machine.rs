@@ -42,7 +42,7 @@ pub(crate) fn status(wire: Status) -> MachineStatus {
         driver: wire.driver,
         accelerator: wire.accelerator,
         accelerator_reason: wire.accelerator_reason,
-        since: wire.since.map(|at| millis(at.seconds, at.nanos)),
+        since: wire.since.map(millis),
         cpus: wire.cpus,
         memory_bytes: wire.memory_bytes,
         disk: wire.disk.map(disk),

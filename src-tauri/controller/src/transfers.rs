@@ -13,7 +13,7 @@ use kiln_client::{CredentialSource as _, Logins, wire_credential};
 use kiln_proto::agent;
 use kiln_proto::agent::transfer_progress::Event;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Response, Status, Streaming};
 
 use crate::view::{Transfer, TransferBlob};
 use crate::{Controller, Failure, keys};
@@ -115,6 +115,17 @@ fn end(mut each: impl FnMut(Transfer) -> bool, known: Transfer, failure: Failure
     });
 }
 
+/// Follows a transfer that the engine began, or says why it didn't.
+async fn run(
+    begun: impl Future<Output = Result<Response<Streaming<agent::TransferProgress>>, Failure>>,
+    each: impl FnMut(Transfer) -> bool,
+) {
+    match begun.await {
+        Ok(events) => follow(events.into_inner(), each).await,
+        Err(failure) => end(each, Transfer::default(), failure),
+    }
+}
+
 impl Controller {
     /// From its registry.
     pub async fn pull_image(&self, name: String, each: impl FnMut(Transfer) -> bool) {
@@ -123,11 +134,11 @@ impl Controller {
             name,
             ..Default::default()
         };
-        let events = async { Ok(self.image_calls().await?.pull_image(request).await?) };
-        match events.await {
-            Ok(events) => follow(events.into_inner(), each).await,
-            Err(failure) => end(each, Transfer::default(), failure),
-        }
+        run(
+            async { Ok(self.image_calls().await?.pull_image(request).await?) },
+            each,
+        )
+        .await;
     }
 
     /// To its registry.
@@ -136,11 +147,11 @@ impl Controller {
             credential: credential(&name).await,
             name,
         };
-        let events = async { Ok(self.image_calls().await?.push_image(request).await?) };
-        match events.await {
-            Ok(events) => follow(events.into_inner(), each).await,
-            Err(failure) => end(each, Transfer::default(), failure),
-        }
+        run(
+            async { Ok(self.image_calls().await?.push_image(request).await?) },
+            each,
+        )
+        .await;
     }
 }
 

@@ -184,8 +184,27 @@ view!(/// A part of a support bundle.
 view!(/// A check of the doctor.
     Check { id: String, title: String, outcome: String, detail: String, fix: String, });
 
-/// A time of protobuf in milliseconds.
-pub(crate) fn millis(seconds: i64, nanos: i32) -> i64 {
+/// A moment of the wire: there are two generated types of it.
+pub(crate) trait Moment {
+    /// Seconds since 1970, and nanoseconds since that second.
+    fn parts(self) -> (i64, i32);
+}
+
+impl Moment for prost_types::Timestamp {
+    fn parts(self) -> (i64, i32) {
+        (self.seconds, self.nanos)
+    }
+}
+
+impl Moment for kiln_proto::google::protobuf::Timestamp {
+    fn parts(self) -> (i64, i32) {
+        (self.seconds, self.nanos)
+    }
+}
+
+/// A moment in milliseconds.
+pub(crate) fn millis(at: impl Moment) -> i64 {
+    let (seconds, nanos) = at.parts();
     seconds * 1000 + i64::from(nanos / 1_000_000)
 }
 
