@@ -4,6 +4,7 @@ import userEvent from "@testing-library/user-event";
 import { describe, expect, test, vi } from "vitest";
 import { accessible, open } from "../tests/render";
 import { recordings } from "./host/mock";
+import { summary } from "./host/recorded";
 
 // jsdom has no layout, so a windowed list would show nothing.
 vi.mock("virtua/svelte", async () => ({ VList: (await import("../tests/PlainList.svelte")).default }));
@@ -28,6 +29,21 @@ describe("builds", () => {
     expect(await screen.findByText("2 of 7 builds")).toBeVisible();
     await u.keyboard("{Escape}j{Enter}");
     expect(await screen.findByRole("heading", { level: 1, name: /Failed in .* at RUN sh/ })).toBeVisible();
+  });
+  test("says which client asked, and shows those of one alone", async () => {
+    const host = open("builds");
+    await screen.findByText("7 builds");
+    expect(screen.getAllByText("buildx")).toHaveLength(7);
+    // With one client there is nothing to choose.
+    expect(screen.queryByRole("combobox", { name: "Client" })).toBeNull();
+    const build = { ...summary(recordings[0]!), client: "kiln" };
+    host.emitBuilds({ reset: false, changed: [build, { ...build, ref: "unknown", client: "" }], removed: [] });
+    await screen.findByText("8 builds");
+    const choice = screen.getByRole("combobox", { name: "Client" });
+    expect(within(choice).getAllByRole("option").map((option) => option.textContent)).toEqual(["by any client", "by buildx", "by kiln"]);
+    await user().selectOptions(choice, "kiln");
+    expect(await screen.findByText("1 of 8 builds")).toBeVisible();
+    expect(screen.getByText("kiln", { selector: "[title='Asked for by kiln']" })).toBeVisible();
   });
   test("an active build shows its step and is cancelled", async () => {
     const host = open("builds", { live: { name: "webshop-first", share: 0.62 } });

@@ -1,4 +1,4 @@
-//! `kiln.agent.v1.Builds`: cancel from anywhere, projects, why steps ran, attachments of records.
+//! `kiln.agent.v1.Builds`: cancel from anywhere, projects, clients, why steps ran, attachments of records.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -117,6 +117,13 @@ fn difference(of: explain::Difference) -> api::Difference {
     }
 }
 
+fn description(of: &Finished) -> api::Description {
+    api::Description {
+        r#ref: of.record.r#ref.clone(),
+        client: of.details.client.clone(),
+    }
+}
+
 #[tonic::async_trait]
 impl Builds for BuildsService {
     async fn cancel(
@@ -189,6 +196,24 @@ impl Builds for BuildsService {
             projects[position].refs.push(finished.record.r#ref.clone());
         }
         Ok(Response::new(api::ListProjectsResponse { projects }))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<api::DescribeRequest>,
+    ) -> Result<Response<api::DescribeResponse>, Status> {
+        let refs = request.into_inner().refs;
+        let history = self.engine.history();
+        let finished = if refs.is_empty() {
+            history.all()
+        } else {
+            refs.iter()
+                .filter_map(|one| history.finished(one))
+                .collect()
+        };
+        Ok(Response::new(api::DescribeResponse {
+            builds: finished.iter().map(description).collect(),
+        }))
     }
 
     type ReadAttachmentStream =

@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use crate::{Client, Error};
 
 pub use kiln_proto::agent::explanation::Cause;
-pub use kiln_proto::agent::{Difference, ExplainResponse, Explanation, Project};
+pub use kiln_proto::agent::{Description, Difference, ExplainResponse, Explanation, Project};
 
 /// The builds of a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,6 +69,14 @@ impl BuildsClient {
             .await?
             .into_inner()
             .projects)
+    }
+
+    /// What the daemon knows of builds beside their records: of these, or of all where none is named.
+    pub async fn describe(&self, builds: &[BuildRef]) -> Result<Vec<Description>, Error> {
+        let request = agent::DescribeRequest {
+            refs: builds.iter().map(ToString::to_string).collect(),
+        };
+        Ok(self.calls().describe(request).await?.into_inner().builds)
     }
 
     /// The bytes of an attachment of a record, by its digest.

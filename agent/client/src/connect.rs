@@ -17,6 +17,9 @@ pub(crate) const STREAM_WINDOW: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 32 << 20;
 pub(crate) const FRAME: u32 = 256 << 10;
 
+/// By which a daemon knows builds of ours.
+const USER_AGENT: &str = concat!("kiln/", env!("CARGO_PKG_VERSION"));
+
 /// Where a daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -72,6 +75,8 @@ pub(crate) async fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result
         _ => Endpoint::from_static("http://localhost"),
     };
     let endpoint = endpoint
+        .user_agent(USER_AGENT)
+        .map_err(failed)?
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .buffer_size(1024);

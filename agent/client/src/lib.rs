@@ -24,7 +24,9 @@ mod machine;
 mod session;
 mod tls;
 
-pub use builds::{BuildsClient, Cause, Difference, ExplainResponse, Explanation, Project};
+pub use builds::{
+    BuildsClient, Cause, Description, Difference, ExplainResponse, Explanation, Project,
+};
 pub use cache::CacheClient;
 pub use client::{Client, SolveOptions, Solved};
 pub use connect::Address;

@@ -70,6 +70,7 @@ pub(crate) fn build(request: control::SolveRequest) -> Result<BuildRequest, Stat
         session_exporter: request.enable_session_exporter,
         internal: request.internal,
         trace: None,
+        user_agent: String::new(),
     })
 }
 

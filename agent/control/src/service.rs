@@ -113,6 +113,9 @@ impl Control for ControlService {
         request.trace = metadata
             .get("traceparent")
             .and_then(|header| TraceContext::from_header(header.to_str().ok()?));
+        if let Some(agent) = metadata.get("user-agent").and_then(|it| it.to_str().ok()) {
+            agent.clone_into(&mut request.user_agent);
+        }
         let response = self
             .engine
             .build(request)

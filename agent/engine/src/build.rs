@@ -29,8 +29,8 @@ use crate::ingredients::Gathered;
 use crate::present::{Live, Present, unwound};
 use crate::record::Afterwards;
 use crate::{
-    Entitlements, Frontends, RemoteCaches, Worker, caches, caps, exports, ingredients, project,
-    record,
+    Entitlements, Frontends, RemoteCaches, Worker, caches, caps, client, exports, ingredients,
+    project, record,
 };
 
 /// What an engine is made of.
@@ -110,6 +110,8 @@ pub struct BuildRequest {
     pub internal: bool,
     /// The client's trace.
     pub trace: Option<TraceContext>,
+    /// What the client's calls say of it; empty for nothing.
+    pub user_agent: String,
 }
 
 /// One output.
@@ -135,13 +137,15 @@ struct Memory {
     gathering: Gathering,
     options: BTreeMap<String, String>,
     session: SessionId,
+    /// Which program the client is; empty where that isn't known yet.
+    client: &'static str,
     /// What the client calls its directory; empty where it didn't say, or isn't there yet.
     shared_key: String,
 }
 
 impl Memory {
     /// The client may come after its request, and be gone before its end.
-    fn note_client(&mut self, sessions: &SessionManager) {
+    fn note_directory(&mut self, sessions: &SessionManager) {
         if self.shared_key.is_empty()
             && let Some(client) = sessions.attached(&self.session)
         {
@@ -312,11 +316,12 @@ impl Engine {
                 gathering: self.history().traces().gather(trace),
                 options: request.solve.options.clone(),
                 session: SessionId::new(request.session.clone()),
+                client: client::of_user_agent(&request.user_agent),
                 shared_key: String::new(),
             }
         });
         if let Some(memory) = &mut memory {
-            memory.note_client(self.sessions());
+            memory.note_directory(self.sessions());
         }
         let bridge = OnceLock::new();
         let work = self.solve_and_export(&build, request, &hub, &bridge);
@@ -350,7 +355,7 @@ impl Engine {
         started: SystemTime,
         outcome: &Result<Outcome, SharedError>,
     ) {
-        memory.note_client(self.sessions());
+        memory.note_directory(self.sessions());
         let history = self.history();
         let vertices = hub.vertices();
         // Results are let go of before the client has its answer: the next build needs its directories.
@@ -358,6 +363,7 @@ impl Engine {
         let project = project::project(&memory.options, &memory.shared_key);
         let details = Details {
             project,
+            client: memory.client.to_owned(),
             images: gathered.as_ref().map_or_else(Vec::new, Gathered::images),
             ..Details::default()
         };

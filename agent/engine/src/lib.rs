@@ -18,6 +18,7 @@ mod bridge;
 mod build;
 mod caches;
 pub mod caps;
+mod client;
 mod entitlements;
 mod errors;
 mod exports;

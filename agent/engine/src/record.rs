@@ -17,9 +17,9 @@ use kiln_proto::otlp_trace::Span;
 use kiln_provenance::redact;
 use prost::Message as _;
 
-use crate::BuildRequest;
 use crate::build::Outcome;
 use crate::ingredients::Gathered;
+use crate::{BuildRequest, client};
 
 const ERROR_MEDIA_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
 
@@ -163,6 +163,15 @@ impl Afterwards {
         // Deleted meanwhile.
         if history.get(reference).is_none() {
             return Ok(());
+        }
+        // The change of the record tells listeners that there is more to know.
+        if let Some(client) = self
+            .gathering
+            .caller()
+            .as_deref()
+            .and_then(client::of_service)
+        {
+            history.add_details(reference, |details| client.clone_into(&mut details.client))?;
         }
         let blob = self.gathering.blob(own);
         let blob = history.put(TRACE_MEDIA_TYPE, Vec::new(), blob).await?;

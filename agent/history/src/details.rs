@@ -1,4 +1,4 @@
-//! What Kiln keeps of a build beside BuildKit's record: its project, and the ingredients of its steps.
+//! What Kiln keeps of a build beside BuildKit's record: its project, its client, and the ingredients of its steps.
 
 use kiln_oci::Digest;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct Details {
     /// The project; none where the build is of none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<Project>,
+    /// The program that asked for the build: `buildx`, `buildctl`, `kiln`. Empty where that isn't known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client: String,
     /// The ingredients of the steps, a blob.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingredients: Option<Digest>,

@@ -197,6 +197,21 @@ impl Gathering {
         spans
     }
 
+    /// What the program of the build's parent span calls itself (`service.name`), once it has sent that span.
+    pub fn caller(&self) -> Option<String> {
+        let parent = hex(&self.context.parent);
+        let traces = self.traces.lock();
+        let spans = &traces.get(&self.context.trace)?.spans;
+        let span = spans
+            .iter()
+            .find(|span| span["SpanContext"]["SpanID"] == parent.as_str())?;
+        let name = span["Resource"]
+            .as_array()?
+            .iter()
+            .find(|one| one["Key"] == "service.name")?;
+        name["Value"]["Value"].as_str().map(str::to_owned)
+    }
+
     /// The blob of the trace: the build's own spans and the client's.
     pub fn blob(&self, own: &[otlp::Span]) -> Bytes {
         let collector = self.traces.0.collector.get();
@@ -366,6 +381,10 @@ mod tests {
         };
         let request = |trace: u8| otlp::ExportTraceServiceRequest {
             resource_spans: vec![otlp::ResourceSpans {
+                resource: Some(otlp::Resource {
+                    attributes: vec![text("service.name", "buildx")],
+                    ..Default::default()
+                }),
                 scope_spans: vec![otlp::ScopeSpans {
                     spans: vec![otlp::Span {
                         trace_id: vec![trace; 16].into(),
@@ -397,8 +416,16 @@ mod tests {
         });
         traces.take(request(1));
         let gathering = traces.gather(context);
+        assert_eq!(gathering.caller(), None);
         traces.take(request(1));
         traces.take(request(9));
+        assert_eq!(gathering.caller().as_deref(), Some("buildx"));
+        let other = traces.gather(TraceContext {
+            parent: [3; 8],
+            ..context
+        });
+        assert_eq!(other.caller(), None, "another span of the same trace");
+        drop(other);
         let step = VertexState {
             digest: Digest::of("v"),
             inputs: Vec::new(),

@@ -70,6 +70,7 @@ pub(crate) fn summary(record: &control::BuildHistoryRecord) -> BuildSummary {
         warnings: record.num_warnings,
         pinned: record.pinned,
         imported: false,
+        client: String::new(),
         error: record
             .error
             .as_ref()

@@ -20,12 +20,13 @@ use kiln_config::HostPaths;
 use kiln_proto::moby::buildkit::v1 as control;
 use tokio::sync::{broadcast, watch};
 
+use crate::clients::{Asked, Named};
 use crate::progress::{Counts, Following};
 use crate::projects::Notes;
 use crate::records::Imported;
 use crate::settings::{self, AppSettings};
 use crate::view::{BuildSummary, BuildsChange, MachineStatus};
-use crate::{Failure, builders, builds, machine};
+use crate::{Failure, builders, builds, clients, machine};
 
 /// Changes that a slow listener may be behind; one that is more so starts anew.
 const BEHIND: usize = 1024;
@@ -36,11 +37,13 @@ struct Engine {
     client: Client,
     history: BoxStream<'static, Result<control::BuildHistoryEvent, kiln_client::Error>>,
     progress: Following,
+    clients: Asked,
 }
 
 enum Event {
     History(Box<control::BuildHistoryEvent>),
     Counts(String, Counts),
+    Clients(Named),
 }
 
 /// What the window and the tray talk to. Cheap to clone.
@@ -168,10 +171,18 @@ impl Controller {
                 },
                 event = next_event(&mut engine) => match event {
                     Some(Event::History(event)) => {
-                        if let (Some(reference), Some(engine)) = (self.take(*event), &mut engine) {
-                            engine.progress.follow(&engine.client, reference);
+                        let ended = ended(&event);
+                        let begun = self.take(*event);
+                        if let Some(engine) = &mut engine {
+                            if let Some(reference) = begun {
+                                engine.progress.follow(&engine.client, reference);
+                            }
+                            if let Some(reference) = ended {
+                                engine.clients.ask(&engine.client, &reference);
+                            }
                         }
                     }
+                    Some(Event::Clients(named)) => self.name_clients(named),
                     Some(Event::Counts(reference, counts)) => self.count(&reference, counts),
                     None => engine = None,
                 },
@@ -213,6 +224,11 @@ impl Controller {
             .history(control::BuildHistoryRequest::default())
             .await?
             .boxed();
+        for (reference, client) in clients::of(&client, &[]).await {
+            if let Some(build) = all.get_mut(&reference) {
+                build.client = client;
+            }
+        }
         let mut progress = Following::default();
         for running in all.values().filter(|build| build.status == "running") {
             progress.follow(&client, running.r#ref.clone());
@@ -231,6 +247,7 @@ impl Controller {
             client,
             history,
             progress,
+            clients: Asked::default(),
         })
     }
 
@@ -278,7 +295,7 @@ impl Controller {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, BuildSummary>> {
+    pub(crate) fn known(&self) -> MutexGuard<'_, BTreeMap<String, BuildSummary>> {
         self.shared
             .known
             .lock()
@@ -407,10 +424,13 @@ impl Controller {
         }
     }
 
-    /// What the record tells, and what the client noted.
+    /// What the record tells, what the client noted, and whose build it is where the engine has told.
     pub(crate) fn known_summary(&self, record: &control::BuildHistoryRecord) -> BuildSummary {
         let mut summary = builds::summary(record);
         self.shared.notes.place(&mut summary);
+        if let Some(listed) = self.listed(&record.r#ref) {
+            summary.client = listed.client;
+        }
         summary
     }
 
@@ -432,6 +452,13 @@ impl Controller {
     }
 }
 
+/// The build that the event is the end of, or a later change.
+fn ended(event: &control::BuildHistoryEvent) -> Option<String> {
+    let complete = event.r#type() == control::BuildHistoryEventType::Complete;
+    let record = event.record.as_ref().filter(|_| complete)?;
+    Some(record.r#ref.clone())
+}
+
 async fn next_event(engine: &mut Option<Engine>) -> Option<Event> {
     let Some(engine) = engine else {
         return std::future::pending().await;
@@ -439,6 +466,7 @@ async fn next_event(engine: &mut Option<Engine>) -> Option<Event> {
     tokio::select! {
         event = engine.history.next() => event.and_then(Result::ok).map(Box::new).map(Event::History),
         (reference, counts) = engine.progress.next() => Some(Event::Counts(reference, counts)),
+        named = engine.clients.next() => Some(Event::Clients(named)),
     }
 }
 

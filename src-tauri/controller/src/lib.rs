@@ -16,6 +16,7 @@ mod build_calls;
 mod builders;
 mod builds;
 mod cache;
+mod clients;
 mod controller;
 mod engine_config;
 mod failure;

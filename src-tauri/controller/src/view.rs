@@ -43,7 +43,7 @@ view!(/// A build in a list.
 BuildSummary {
     r#ref: String, name: String, project: String, status: String, created: i64, completed: Option<i64>, dockerfile: String,
     context: String, target: String, platforms: Vec<String>, tags: Vec<String>, outputs: Vec<String>, total_steps: i32,
-    cached_steps: i32, completed_steps: i32, warnings: i32, pinned: bool, error: String, imported: bool,
+    cached_steps: i32, completed_steps: i32, warnings: i32, pinned: bool, error: String, imported: bool, client: String,
 });
 view!(/// What changed in the list of builds.
     BuildsChange { reset: bool, changed: Vec<BuildSummary>, removed: Vec<String>, });

@@ -76,7 +76,7 @@ export function summary(recording: Recording): BuildSummary {
     dockerfile: record.Dockerfile, context: record.Context, target: "", platforms: ["linux/amd64"], tags: tags(recording.args),
     outputs: recording.args.flatMap((arg) => /^type=(\w+)/.exec(arg)?.[1] ?? []),
     totalSteps: record.NumTotalSteps, cachedSteps: record.NumCachedSteps, completedSteps: record.NumCompletedSteps,
-    warnings: recording.stream.reduce((n, u) => n + (u.warnings?.length ?? 0), 0), pinned: false, imported: false, error: record.Error?.Message ?? "",
+    warnings: recording.stream.reduce((n, u) => n + (u.warnings?.length ?? 0), 0), pinned: false, imported: false, client: "buildx", error: record.Error?.Message ?? "",
   };
 }
 

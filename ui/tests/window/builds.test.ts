@@ -26,6 +26,7 @@ test("a step that ran again says why, in words", async () => {
   app.write("src/shop/note", "two\n");
   expect(app.buildx("build", "--build-arg", "GREETING=salut", app.at("src/shop")).status).toBe(0);
   await app.see("2 builds");
+  await app.until("both say who asked", async () => (await app.script("return document.querySelectorAll(\"[title='Asked for by buildx']\").length")) === 2);
   await app.click("(//a[.//span[text()='shop']])[1]");
   await app.see("Built in");
   await app.see("ran: note changed");

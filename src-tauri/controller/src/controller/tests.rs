@@ -50,6 +50,27 @@ fn events_change_the_list_once_each() {
 }
 
 #[test]
+fn a_build_keeps_its_client() {
+    use control::BuildHistoryEventType::{Complete, Started};
+    let (_directory, controller) = controller();
+    let mut changes = controller.builds();
+    assert_eq!(ended(&event(Started, "a", 0)), None);
+    controller.take(event(Complete, "a", 0));
+    assert_eq!(ended(&event(Complete, "a", 0)).as_deref(), Some("a"));
+    let named = |name: &str| vec![(name.to_owned(), "buildx".to_owned())];
+    controller.name_clients(named("nobody's"));
+    controller.name_clients(named("a"));
+    controller.name_clients(named("a"));
+    // A later change of its record says nothing of the client.
+    controller.take(event(Complete, "a", 3));
+    let clients: Vec<String> = std::iter::from_fn(|| changes.try_recv().ok())
+        .flat_map(|change| change.changed)
+        .map(|build| build.client)
+        .collect();
+    assert_eq!(clients, ["", "buildx", "buildx"]);
+}
+
+#[test]
 fn a_stopped_machine_is_not_woken_to_look_at_it() {
     let (_directory, controller) = controller();
     assert!(!controller.may_look());

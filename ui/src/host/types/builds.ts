@@ -24,6 +24,8 @@ export interface BuildSummary {
   error: string;
   /** Known from a file that was taken in, and not to the engine. */
   imported: boolean;
+  /** The program that asked for it: `buildx`, `buildctl`, `kiln`. Empty where the engine doesn't know, or not yet. */
+  client: string;
 }
 
 export interface BuildsChange {
