@@ -86,6 +86,20 @@ describe("a build", () => {
     open(`build/${ref("webshop-changed")}?tab=steps`);
     expect((await screen.findAllByText("ran: src/checkout.js changed")).length).toBeGreaterThan(0);
   });
+  test("says how large its image is, and what became of it since the build before", async () => {
+    open(`build/${ref("webshop-changed")}?tab=outputs`);
+    const change = await screen.findByRole("link", { name: "100.0 kB larger than the last build" });
+    expect(change).toHaveAttribute("href", expect.stringContaining(ref("webshop-cached")));
+    expect(screen.getByText("124.6 MB")).toBeVisible();
+    await accessible();
+  });
+  test("says where its image is as large as before, and nothing where nothing is known of it", async () => {
+    open(`build/${ref("webshop-cached")}?tab=outputs`);
+    expect(await screen.findByRole("link", { name: "as large as the last build" })).toBeVisible();
+    location.hash = `#/build/${ref("api-first")}?tab=outputs`;
+    expect(await screen.findByText("247.1 MB")).toBeVisible();
+    expect(screen.queryByText(/the last build/)).toBeNull();
+  });
   test("finds lines of its log", async () => {
     open(`build/${ref("docs-export")}?tab=logs`);
     await user().type(await screen.findByRole("textbox", { name: "Search logs" }), "link 1711 ");

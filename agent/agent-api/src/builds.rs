@@ -1,4 +1,4 @@
-//! `kiln.agent.v1.Builds`: cancel from anywhere, projects, clients, why steps ran, attachments of records.
+//! `kiln.agent.v1.Builds`: cancel from anywhere, projects, clients, sizes, why steps ran, attachments of records.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -7,8 +7,8 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures::Stream;
 use kiln_engine::Engine;
-use kiln_history::Finished;
 use kiln_history::explain::{self, Ingredients};
+use kiln_history::{Finished, ResultSize};
 use kiln_ids::BuildRef;
 use kiln_oci::Digest;
 use kiln_proto::agent as api;
@@ -40,18 +40,23 @@ impl BuildsService {
         Self { engine }
     }
 
+    fn finished(&self, reference: &str) -> Result<Finished, Status> {
+        let history = self.engine.history();
+        history.finished(reference).ok_or_else(|| {
+            if history.running().iter().any(|one| one == reference) {
+                Status::failed_precondition(format!("build {reference:?} is still running"))
+            } else {
+                Status::not_found(format!("no record of a build {reference:?}"))
+            }
+        })
+    }
+
     /// A finished build, with its ingredients where they are known.
     async fn remembered(&self, reference: &str) -> Result<(Finished, Option<Ingredients>), Status> {
         let history = self.engine.history();
         // They are stored a moment after the build's end.
         history.detailed(reference).await;
-        let Some(finished) = history.finished(reference) else {
-            return Err(if history.running().iter().any(|one| one == reference) {
-                Status::failed_precondition(format!("build {reference:?} is still running"))
-            } else {
-                Status::not_found(format!("no record of a build {reference:?}"))
-            });
-        };
+        let finished = self.finished(reference)?;
         let ingredients = history.ingredients(&finished).await.map_err(status)?;
         Ok((finished, ingredients))
     }
@@ -122,6 +127,21 @@ fn description(of: &Finished) -> api::Description {
         r#ref: of.record.r#ref.clone(),
         client: of.details.client.clone(),
     }
+}
+
+fn result_size(of: ResultSize) -> api::ResultSize {
+    let (previous_ref, previous_bytes) = of.previous.unwrap_or_default();
+    api::ResultSize {
+        digest: of.digest.to_string(),
+        bytes: wire_bytes(of.bytes),
+        previous_ref,
+        previous_bytes: wire_bytes(previous_bytes),
+    }
+}
+
+/// Sizes that a registry made up may be larger than any.
+fn wire_bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[tonic::async_trait]
@@ -213,6 +233,19 @@ impl Builds for BuildsService {
         };
         Ok(Response::new(api::DescribeResponse {
             builds: finished.iter().map(description).collect(),
+        }))
+    }
+
+    async fn sizes(
+        &self,
+        request: Request<api::SizesRequest>,
+    ) -> Result<Response<api::SizesResponse>, Status> {
+        let reference = request.into_inner().r#ref;
+        let history = self.engine.history();
+        let finished = self.finished(&reference)?;
+        let sizes = history.sizes(&finished).await;
+        Ok(Response::new(api::SizesResponse {
+            results: sizes.into_iter().map(result_size).collect(),
         }))
     }
 

@@ -10,7 +10,9 @@ use tonic::transport::Channel;
 use crate::{Client, Error};
 
 pub use kiln_proto::agent::explanation::Cause;
-pub use kiln_proto::agent::{Description, Difference, ExplainResponse, Explanation, Project};
+pub use kiln_proto::agent::{
+    Description, Difference, ExplainResponse, Explanation, Project, ResultSize,
+};
 
 /// The builds of a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -77,6 +79,14 @@ impl BuildsClient {
             refs: builds.iter().map(ToString::to_string).collect(),
         };
         Ok(self.calls().describe(request).await?.into_inner().builds)
+    }
+
+    /// How large the images of a build are, and those of the build before it.
+    pub async fn sizes(&self, build: &BuildRef) -> Result<Vec<ResultSize>, Error> {
+        let request = agent::SizesRequest {
+            r#ref: build.to_string(),
+        };
+        Ok(self.calls().sizes(request).await?.into_inner().results)
     }
 
     /// The bytes of an attachment of a record, by its digest.

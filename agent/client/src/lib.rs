@@ -25,7 +25,7 @@ mod session;
 mod tls;
 
 pub use builds::{
-    BuildsClient, Cause, Description, Difference, ExplainResponse, Explanation, Project,
+    BuildsClient, Cause, Description, Difference, ExplainResponse, Explanation, Project, ResultSize,
 };
 pub use cache::CacheClient;
 pub use client::{Client, SolveOptions, Solved};

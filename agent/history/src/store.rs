@@ -87,7 +87,7 @@ impl Live {
 pub struct History {
     database: Database,
     epochs: Epochs,
-    content: ContentStore,
+    pub(crate) content: ContentStore,
     pub(crate) spool: PathBuf,
     retention: Retention,
     salt: Salt,

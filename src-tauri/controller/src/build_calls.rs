@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use crate::builds::{detail, is_large, merge, part, update};
 use crate::provenance;
-use crate::view::{BuildDetail, BuildUpdate, Difference, Explanation};
+use crate::view::{BuildDetail, BuildResult, BuildUpdate, Difference, Explanation, PreviousSize};
 use crate::{Controller, Failure};
 
 impl Controller {
@@ -18,7 +18,30 @@ impl Controller {
             Some(imported) => imported,
             None => self.known_summary(&record),
         };
-        Ok(detail(summary, &record, provenance.as_deref()))
+        let mut detail = detail(summary, &record, provenance.as_deref());
+        if !detail.summary.imported && !detail.results.is_empty() {
+            self.weigh(reference, &mut detail.results).await;
+        }
+        Ok(detail)
+    }
+
+    /// Adds what results weigh. An engine that can't say leaves a detail without.
+    async fn weigh(&self, reference: &str, results: &mut [BuildResult]) {
+        let Ok(client) = self.engine().await else {
+            return;
+        };
+        let sizes = client.builds().sizes(&build_ref(reference)).await;
+        for size in sizes.unwrap_or_default() {
+            for result in results.iter_mut().filter(|it| it.digest == size.digest) {
+                result.bytes = Some(size.bytes);
+                if !size.previous_ref.is_empty() {
+                    result.previous = Some(PreviousSize {
+                        r#ref: size.previous_ref.clone(),
+                        bytes: size.previous_bytes,
+                    });
+                }
+            }
+        }
     }
 
     /// A record with its whole error, and its provenance: the engine's, or that of a file that was taken in.

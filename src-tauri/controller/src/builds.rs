@@ -205,7 +205,8 @@ fn one_result(platform: &str, info: &control::BuildResultInfo) -> Vec<BuildResul
             platform: platform.into(),
             digest: descriptor.digest.clone(),
             media_type: descriptor.media_type.clone(),
-            bytes: descriptor.size,
+            bytes: None,
+            previous: None,
             attestations: attestations.clone(),
         })
         .collect()

@@ -57,8 +57,13 @@ view!(/// Something that a build depends on.
     Material { uri: String, digest: String, });
 view!(/// An attestation of a result.
     ResultAttestation { r#type: String, digest: String, bytes: i64, });
+view!(/// The size of the same image from the build before.
+    PreviousSize { r#ref: String, bytes: i64, });
 view!(/// A result of a build.
-    BuildResult { platform: String, digest: String, media_type: String, bytes: i64, attestations: Vec<ResultAttestation>, });
+BuildResult {
+    platform: String, digest: String, media_type: String, bytes: Option<i64>, previous: Option<PreviousSize>,
+    attestations: Vec<ResultAttestation>,
+});
 view!(/// All that is known of a build but its progress.
 BuildDetail {
     summary: BuildSummary, args: Vec<NameValue>, labels: Vec<NameValue>, contexts: Vec<NameValue>, secrets: Vec<String>,
@@ -278,6 +283,7 @@ mod tests {
             ("Failure", BuildFailure::FIELDS),
             ("BuildDetail", BuildDetail::FIELDS),
             ("BuildResult", BuildResult::FIELDS),
+            ("PreviousSize", PreviousSize::FIELDS),
             ("Vertex", Vertex::FIELDS),
             ("Progress", Progress::FIELDS),
             ("LogChunk", LogChunk::FIELDS),

@@ -33,6 +33,14 @@ const parseSize = (text: string): number => {
   return match ? Math.round(Number(match[1]) * { "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12 }[match[2] as ""]!) : 0;
 };
 
+/** The samples name builds by their recordings. */
+function sizes({ name }: Recording): { bytes: number | null; previous: t.PreviousSize | null } {
+  const known = samples.sizes as Record<string, { bytes: number; previous?: string }>;
+  const { bytes, previous } = known[name] ?? { bytes: null };
+  const before = recordings.find((recording) => recording.name === previous);
+  return { bytes, previous: before && previous ? { ref: before.record.Ref, bytes: known[previous]?.bytes ?? 0 } : null };
+}
+
 const status = (): t.MachineStatus => structuredClone(samples.machine) as t.MachineStatus;
 
 /** Every call that was made, for tests. */
@@ -149,7 +157,7 @@ export function mockHost(options: MockOptions = {}): MockHost {
     },
     buildDetail: (ref) => call("buildDetail", [ref], () => {
       const found = find(ref);
-      return { ...detail(found.recording), summary: found.summary };
+      return { ...detail(found.recording, sizes(found.recording)), summary: found.summary };
     }),
     explainBuild: (ref) => call("explainBuild", [ref], () => {
       const found = find(ref);

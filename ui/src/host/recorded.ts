@@ -1,6 +1,6 @@
 // Reads the recordings of `testdata/`: what a stock buildx printed while it drove a real engine, in the JSON
 // of BuildKit's client. Used by the mock host alone.
-import type { BuildDetail, BuildSummary, BuildUpdate, SourceFile, Warning } from "./types";
+import type { BuildDetail, BuildResult, BuildSummary, BuildUpdate, SourceFile, Warning } from "./types";
 
 interface GoVertex { digest: string; inputs?: string[]; name: string; started?: string; completed?: string; cached?: boolean; error?: string }
 interface GoStatus { id: string; vertex: string; current: number; total?: number; started?: string; completed?: string }
@@ -80,7 +80,9 @@ export function summary(recording: Recording): BuildSummary {
   };
 }
 
-export function detail(recording: Recording): BuildDetail {
+/** `sizes` are what buildx can't say: of the image, and of the one from the build before. */
+export function detail(recording: Recording, sizes: Pick<BuildResult, "bytes" | "previous"> = { bytes: null, previous: null }): BuildDetail {
+  const { bytes, previous } = sizes;
   const { record } = recording;
   const source: SourceFile = { filename: record.Dockerfile, text: recording.dockerfile };
   const excerpt = record.Error?.Sources ? decode(record.Error.Sources) : "";
@@ -96,7 +98,7 @@ export function detail(recording: Recording): BuildDetail {
     materials: (record.Materials ?? []).map((m) => ({ uri: m.URI, digest: m.Digests[0] ?? "" })),
     results: image
       ? [{
-          platform: "linux/amd64", digest: image.Digest, mediaType: image.Type, bytes: 0,
+          platform: "linux/amd64", digest: image.Digest, mediaType: image.Type, bytes, previous,
           attestations: attachments.filter((a) => a.Type.startsWith("https://")).map((a) => ({ type: a.Type, digest: a.Digest, bytes: 0 })),
         }]
       : [],

@@ -25,7 +25,7 @@ const SCREENS: Screen[] = [
   { name: "build-step", route: `build/${ref("webshop-first")}?tab=steps`, click: "button:has-text('for f in src/')", ready: "aside[aria-label=Step]" },
   { name: "build-logs", route: `build/${ref("webshop-first")}?tab=logs`, ready: "[aria-label=Logs] .ansi-green" },
   { name: "build-inputs", route: `build/${ref("webshop-first")}?tab=inputs`, ready: "text=Dependencies" },
-  { name: "build-outputs", route: `build/${ref("webshop-first")}?tab=outputs`, ready: "text=Results" },
+  { name: "build-outputs", route: `build/${ref("webshop-changed")}?tab=outputs`, ready: "text=larger than the last build" },
   { name: "build-export", route: `build/${ref("webshop-first")}`, click: ["[aria-label='More actions']", "text=Export as .dockerbuild…"], ready: "text=Its record, log, provenance" },
   { name: "compare", route: `compare/${ref("webshop-changed")}?with=${ref("webshop-cached")}`, ready: "text=Inputs that differ" },
   { name: "new-build", route: "new?folder=/home/ada/src/webshop", ready: "text=One check is broken" },

@@ -31,15 +31,24 @@ impl History {
 
     /// The last build of the same project before this one.
     pub fn previous(&self, finished: &Finished) -> Option<Finished> {
-        let project = finished.details.project.as_ref()?;
+        self.earlier(finished).into_iter().next()
+    }
+
+    /// The builds of the same project before this one, the newest first.
+    pub(crate) fn earlier(&self, finished: &Finished) -> Vec<Finished> {
+        let Some(project) = &finished.details.project else {
+            return Vec::new();
+        };
         let order = |record: &control::BuildHistoryRecord| {
             (moment(record.created_at.as_ref()), record.r#ref.clone())
         };
         let own = order(&finished.record);
-        self.all().into_iter().find(|other| {
+        let mut earlier = self.all();
+        earlier.retain(|other| {
             let same = other.details.project.as_ref();
             same.is_some_and(|one| one.key == project.key) && order(&other.record) < own
-        })
+        });
+        earlier
     }
 
     /// What a build's steps were made from; `None` where that isn't known.

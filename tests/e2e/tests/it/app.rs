@@ -21,6 +21,11 @@ pub(crate) const ALL: &[Scenario] = &[
         "a_watched_folder_is_built_anew",
         a_watched_folder_is_built_anew,
     ),
+    Scenario::new(
+        "an_image_is_weighed_against_the_one_before",
+        an_image_is_weighed_against_the_one_before,
+    )
+    .kilnd_only("kiln.agent.v1"),
     Scenario::new("records_go_out_and_come_in", records_go_out_and_come_in)
         .new_buildx_only("0.13 has no history command"),
 ];
@@ -110,6 +115,70 @@ fn the_app_asks_before_it_builds(stage: &mut Stage<'_>) -> Result<()> {
         answers.error.contains("unknown instruction") && answers.error_lines == [(2, 2)],
         "{answers:?}"
     );
+    Ok(())
+}
+
+/// The image of a build, once its record is complete: its digest, its size, and the build before with its size.
+async fn weighed(
+    app: &Controller,
+    reference: &str,
+) -> Result<(String, Option<i64>, Option<(String, i64)>)> {
+    loop {
+        let detail = app.build_detail(reference).await?;
+        if detail.summary.status == "running" {
+            continue;
+        }
+        ensure!(detail.summary.status == "done", "{detail:?}");
+        let result = detail.results.into_iter().next().context("a result")?;
+        let previous = result.previous.map(|before| (before.r#ref, before.bytes));
+        return Ok((result.digest, result.bytes, previous));
+    }
+}
+
+fn an_image_is_weighed_against_the_one_before(stage: &mut Stage<'_>) -> Result<()> {
+    let context = Context::new("FROM scratch\nCOPY f /\n")?;
+    let directory = tempfile::tempdir()?;
+    let app = app(stage, directory.path())?;
+    let built = |tag: &str, bytes: usize| {
+        // Bytes that can't be compressed: a layer is larger by what its file is.
+        let mut word = 1_u64;
+        let random = std::iter::repeat_with(|| {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (word >> 56) as u8
+        });
+        context.put("f", random.take(bytes).collect::<Vec<u8>>())?;
+        let request = BuildRequest {
+            output: "store".into(),
+            tags: vec![tag.into()],
+            ..form(&context)
+        };
+        run(async {
+            let reference = app.start_build(request).await?;
+            app.watch_build(&reference, true, |update| !update.end)
+                .await?;
+            Ok((reference.clone(), weighed(&app, &reference).await?))
+        })
+    };
+    let (first, (digest, small, before)) = built("weighed:1", 100_000)?;
+    let small = small.context("a size")?;
+    ensure!(before.is_none(), "{before:?}");
+    ensure!((100_000..110_000).contains(&small), "{small} bytes");
+    let (_, (_, large, before)) = built("weighed:2", 300_000)?;
+    let large = large.context("a size")?;
+    ensure!(
+        (200_000..210_000).contains(&(large - small)),
+        "{large} bytes"
+    );
+    ensure!(before == Some((first, small)), "{before:?}");
+    // An image of another name isn't what became of this one.
+    let (_, (_, _, before)) = built("something-else:1", 100_000)?;
+    ensure!(before.is_none(), "{before:?}");
+
+    // What the engine counts is what is in the image.
+    let listed = run(async { Ok(app.images().await?) })?;
+    let image = listed.iter().find(|image| image.digest == digest);
+    let image = image.context("the image in the list")?;
+    ensure!((small..small + 10_000).contains(&image.bytes), "{image:?}");
     Ok(())
 }
 

@@ -70,10 +70,18 @@ export interface BuildDetail {
   failure: Failure | null;
 }
 
+export interface PreviousSize {
+  ref: string;
+  bytes: number;
+}
+
 export interface BuildResult {
   platform: string;
   digest: string;
   mediaType: string;
-  bytes: number;
+  /** Of an image: its configs and layers, as a registry has them. Null where the engine can't say. */
+  bytes: number | null;
+  /** The same image from the build before, where both sizes are known. */
+  previous: PreviousSize | null;
   attestations: { type: string; digest: string; bytes: number }[];
 }
