@@ -13,12 +13,12 @@ mod dialogs;
 mod notifications;
 mod shell;
 
-use kiln_controller::Controller;
+use kiln_controller::{Controller, surroundings};
 use tauri::Manager as _;
 use tracing_subscriber::EnvFilter;
 
 fn main() {
-    usable_locale();
+    complete_surroundings();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
@@ -62,22 +62,18 @@ fn main() {
     }
 }
 
-/// WebKit takes its language from the locale, and "C" is none that `Intl` knows: starts anew with another.
-fn usable_locale() {
+/// Starts anew with what the environment lacks: a process that runs can't change its own.
+fn complete_surroundings() {
     use std::os::unix::process::CommandExt as _;
-    let locale = ["LC_ALL", "LC_MESSAGES", "LANG"]
-        .iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .find(|value| !value.is_empty())
-        .unwrap_or_default();
-    if !matches!(locale.as_str(), "" | "C" | "POSIX") && !locale.starts_with("C.") {
+    let missing = surroundings::missing();
+    if missing.is_empty() {
         return;
     }
     if let Ok(program) = std::env::current_exe() {
         let error = std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
-            .env("LC_ALL", "en_US.UTF-8")
+            .envs(missing)
             .exec();
-        eprintln!("kiln-desktop: the locale stays {locale:?}: {error}");
+        eprintln!("kiln-desktop: can't start anew with what WebKit needs: {error}");
     }
 }
