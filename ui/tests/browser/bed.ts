@@ -1,15 +1,14 @@
-// The built UI in Debian's Chromium: a small server of files, a page per case.
+// The built UI in Debian's Chromium: a small server of files, a page per case. Built once for all files of tests
+// (`setup.ts`), but in a language of a test's own.
 import { createServer, type Server } from "node:http";
 import { readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { extname, join, normalize } from "node:path";
-import { fileURLToPath } from "node:url";
-import { build } from "vite";
 import { chromium, type Browser, type Page } from "playwright-core";
+import { inject } from "vitest";
 import type { MockOptions } from "../../src/host/mock";
+import { built } from "./build";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const dist = join(root, "node_modules/.cache/dist-mock");
 const TYPES: Record<string, string> = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
 
 export interface Bed {
@@ -18,9 +17,7 @@ export interface Bed {
 }
 
 export async function bed(language = "en-US"): Promise<Bed> {
-  // Vitest's own mode must not reach the product's build.
-  process.env.NODE_ENV = "production";
-  await build({ root, mode: "mock", logLevel: "error", build: { outDir: dist, emptyOutDir: true } });
+  const dist = language === "en-US" ? inject("dist") : await built(language);
   const server: Server = createServer((request, response) => {
     const path = normalize(new URL(request.url ?? "/", "http://x").pathname).replace(/^\/+/, "") || "index.html";
     readFile(join(dist, path)).then(
