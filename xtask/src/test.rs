@@ -273,7 +273,20 @@ pub(crate) fn modules(root: &Path) -> Result<()> {
         is_new_enough(&version),
         "the screens need Node 20.19 or newer, this is {version}"
     );
-    npm(root, &["ci", "--no-progress"])
+    match are_installed(&root.join("ui")) {
+        true => Ok(()),
+        false => npm(root, &["ci", "--no-progress"]),
+    }
+}
+
+/// npm writes down what it has installed, after the last of it.
+fn are_installed(ui: &Path) -> bool {
+    let at = |name: &str| std::fs::metadata(ui.join(name)).and_then(|file| file.modified());
+    let (installed, wanted) = (
+        at("node_modules/.package-lock.json"),
+        at("package-lock.json"),
+    );
+    matches!((installed, wanted), (Ok(installed), Ok(wanted)) if installed > wanted)
 }
 
 fn is_new_enough(version: &str) -> bool {
@@ -313,6 +326,24 @@ mod tests {
         ] {
             assert_eq!(is_new_enough(version), expected, "{version}");
         }
+    }
+
+    #[test]
+    fn modules_are_installed_once_for_a_lock_file() {
+        let ui = tempfile::tempdir().unwrap();
+        let write = |name: &str, seconds| {
+            let path = ui.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = std::fs::File::create(path).unwrap();
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            file.set_modified(at).unwrap();
+        };
+        write("package-lock.json", 10);
+        assert!(!are_installed(ui.path()));
+        write("node_modules/.package-lock.json", 20);
+        assert!(are_installed(ui.path()));
+        write("package-lock.json", 30);
+        assert!(!are_installed(ui.path()));
     }
 
     #[test]
