@@ -1,7 +1,7 @@
 //! Where the programs and the guest image are.
 //!
 //! A variable of the environment wins; then the directory of this program; then `PATH` for programs and
-//! `../share/kiln/guest` for the image.
+//! `../lib/kiln/guest` for the image.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ impl Programs {
         };
         let guest = given(variable::GUEST).or_else(|| {
             // Installed beside the program, or in the tree where it was built.
-            ["guest", "../share/kiln/guest", "../guest/image"]
+            ["guest", "../lib/kiln/guest", "../guest/image"]
                 .iter()
                 .map(|relative| beside.join(relative))
                 .find(|directory| directory.join("vmlinux").is_file())

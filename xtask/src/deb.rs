@@ -3,10 +3,14 @@
 //!
 //! ```text
 //! /usr/bin/{kiln-desktop,kiln,kiln-vmd,kilnd}
+//! /usr/lib/kiln/guest/…
 //! /usr/share/applications/dev.kiln.desktop.desktop   opens kiln:// links as well
+//! /usr/share/metainfo/dev.kiln.desktop.metainfo.xml  what a software centre shows
 //! /usr/share/icons/hicolor/128x128/apps/kiln-desktop.png
-//! /usr/share/kiln/{desktop.schema.json,guest/…}
+//! /usr/share/kiln/desktop.schema.json
+//! /usr/share/man/man1/{kiln-desktop,kiln,kiln-vmd,kilnd}.1.gz
 //! /usr/share/doc/kiln/{copyright,changelog.gz,guest-packages.lock}
+//! /usr/share/lintian/overrides/kiln
 //! ```
 //! It needs WebKitGTK's development packages, Node and `dpkg-deb`; `cargo xtask test window` installs them.
 //!
@@ -22,32 +26,10 @@ use anyhow::{Context, Result, ensure};
 use crate::cargo::{KILND, cargo_in};
 use crate::{guest, test};
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-const DEPENDS: &str =
-    "libc6 (>= 2.36), libwebkit2gtk-4.1-0, libgtk-3-0, libayatana-appindicator3-1";
-const MAINTAINER: &str = "The Kiln project <kiln@example.org>";
-const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
-Upstream-Name: Kiln
-Comment: The programs contain Rust crates under permissive licenses; the guest image is made of unchanged Debian packages,
- which guest-packages.lock beside this file names, and whose sources Debian has.
+mod documents;
+mod manuals;
 
-Files: *
-Copyright: The Kiln project
-License: Apache-2.0
- On Debian systems the text of this license is in /usr/share/common-licenses/Apache-2.0.
-";
-const ENTRY: &str = "[Desktop Entry]
-Type=Application
-Name=Kiln
-GenericName=Container image builder
-Comment=Builds container images, and shows every build
-Exec=/usr/bin/kiln-desktop %u
-Icon=kiln-desktop
-Terminal=false
-Categories=Development;
-Keywords=docker;container;image;buildkit;dockerfile;
-MimeType=x-scheme-handler/kiln;
-";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The programs of one build.
 pub(crate) struct Programs {
@@ -107,30 +89,33 @@ pub(crate) fn pack(root: &Path, programs: &Programs, debug: bool) -> Result<Path
     ] {
         put(&tree, &format!("usr/bin/{name}"), from, 0o755)?;
     }
-    write(
-        &tree,
-        "usr/share/applications/dev.kiln.desktop.desktop",
-        ENTRY,
-    )?;
     let icon = "usr/share/icons/hicolor/128x128/apps/kiln-desktop.png";
     put(&tree, icon, &root.join("src-tauri/icons/icon.png"), 0o644)?;
     let schema = root.join("src-tauri/controller/desktop.schema.json");
     put(&tree, "usr/share/kiln/desktop.schema.json", &schema, 0o644)?;
-    write(&tree, "usr/share/doc/kiln/copyright", COPYRIGHT)?;
-    let changes = format!(
-        "kiln ({VERSION}) unstable; urgency=medium\n\n  * See the history of the sources.\n\n -- {MAINTAINER}  Thu, 01 Jan 1970 00:00:00 +0000\n"
-    );
-    write(&tree, "usr/share/doc/kiln/changelog", &changes)?;
-    run(Command::new("gzip")
-        .args(["-9n"])
-        .arg(tree.join("usr/share/doc/kiln/changelog")))?;
+    for (path, text) in [
+        ("applications/dev.kiln.desktop.desktop", documents::ENTRY),
+        (
+            "metainfo/dev.kiln.desktop.metainfo.xml",
+            documents::METAINFO,
+        ),
+        ("doc/kiln/copyright", documents::COPYRIGHT),
+        ("lintian/overrides/kiln", documents::OVERRIDES),
+    ] {
+        write(&tree, &format!("usr/share/{path}"), text)?;
+    }
+    let changelog = documents::changelog(&last_change(root));
+    write_compressed(&tree, "usr/share/doc/kiln/changelog", &changelog)?;
+    for (name, page) in manuals::pages(programs)? {
+        write_compressed(&tree, &format!("usr/share/man/man1/{name}.1"), &page)?;
+    }
     let pinned = "usr/share/doc/kiln/guest-packages.lock";
     put(&tree, pinned, &root.join("guest/packages.lock"), 0o644)?;
     let image = guest::directory(root);
     if image.is_dir() {
         for entry in fs::read_dir(&image).context("the guest image")? {
             let entry = entry.context("the guest image")?;
-            let to = format!("usr/share/kiln/guest/{}", entry.file_name().display());
+            let to = format!("usr/lib/kiln/guest/{}", entry.file_name().display());
             put(&tree, &to, &entry.path(), 0o644)?;
         }
     } else {
@@ -141,7 +126,7 @@ pub(crate) fn pack(root: &Path, programs: &Programs, debug: bool) -> Result<Path
     write(
         &tree,
         "DEBIAN/control",
-        &control(architecture, size(&tree)?),
+        &documents::control(architecture, size(&tree)?),
     )?;
     let package = root.join(format!("target/deb/kiln_{VERSION}_{architecture}.deb"));
     let compression = if debug {
@@ -163,25 +148,6 @@ fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-fn control(architecture: &str, kibibytes: u64) -> String {
-    format!(
-        "Package: kiln
-Version: {VERSION}
-Architecture: {architecture}
-Maintainer: {MAINTAINER}
-Section: devel
-Priority: optional
-Installed-Size: {kibibytes}
-Depends: {DEPENDS}
-Recommends: qemu-system-x86, runc
-Suggests: golang-docker-credential-helpers
-Description: build engine and desktop app for container images
- Kiln builds container images on a laptop: an engine that speaks BuildKit's
- protocol, a machine to run it in, a command and a window with a tray.
-"
-    )
 }
 
 /// Runs it; an error if it fails.
@@ -208,6 +174,27 @@ fn write(tree: &Path, to: &str, text: &str) -> Result<()> {
     fs::write(&to, text).with_context(|| format!("can't write {}", to.display()))
 }
 
+fn write_compressed(tree: &Path, to: &str, text: &str) -> Result<()> {
+    write(tree, to, text)?;
+    run(Command::new("gzip").arg("-9n").arg(tree.join(to)))
+}
+
+/// When the sources last changed, as a changelog writes it; without their history, the beginning of time.
+fn last_change(root: &Path) -> String {
+    let asked = Command::new("git")
+        .args(["log", "-1", "--format=%cD"])
+        .current_dir(root)
+        .output();
+    asked
+        .ok()
+        .filter(|answer| answer.status.success())
+        .and_then(|answer| String::from_utf8(answer.stdout).ok())
+        .map_or_else(
+            || "Thu, 01 Jan 1970 00:00:00 +0000".into(),
+            |date| date.trim().to_owned(),
+        )
+}
+
 /// What `dpkg --verify` compares with.
 fn sums(tree: &Path) -> Result<String> {
     let output = Command::new("find")
@@ -232,24 +219,4 @@ fn size(directory: &Path) -> Result<u64> {
         };
     }
     Ok(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_control_file_has_what_dpkg_wants() {
-        let text = control("amd64", 12);
-        for line in [
-            "Package: kiln",
-            "Architecture: amd64",
-            "Installed-Size: 12",
-            "Maintainer: ",
-            "Description: ",
-        ] {
-            assert!(text.lines().any(|l| l.starts_with(line)), "{line}");
-        }
-        assert!(text.ends_with('\n'));
-    }
 }

@@ -52,6 +52,7 @@ test("it installs with the dependencies that it names, and says what it is", () 
     expect({ path, uid, gid, mode: (mode & 0o7777).toString(8) }).toEqual({ path, uid: 0, gid: 0, mode: path.startsWith("/usr/bin/") ? "755" : "644" });
   }
   for (const about of ["copyright", "changelog.gz"]) expect(files).toContain(`/usr/share/doc/kiln/${about}`);
+  for (const name of ["kiln-desktop", "kiln", "kiln-vmd", "kilnd"]) expect(files).toContain(`/usr/share/man/man1/${name}.1.gz`);
   const entry = "/usr/share/applications/dev.kiln.desktop.desktop";
   run("desktop-file-validate", entry);
   // dpkg's trigger of desktop-file-utils: links open the app.
