@@ -78,7 +78,11 @@ impl Moby {
         let at = |name: &str| directory.path().join(name);
         let data = state.map_or_else(|| at("data"), Path::to_path_buf);
         let config = json!({
-            "builder": { "Entitlements": { "security-insecure": true } },
+            "builder": {
+                "Entitlements": { "security-insecure": true },
+                // By its own rules it would begin when other work fills this machine's disk.
+                "gc": { "enabled": false },
+            },
             "features": { "containerd-snapshotter": true },
             "registry-mirrors": [format!("http://{}", registry.host())],
         });
