@@ -12,7 +12,8 @@
 //! /usr/share/doc/kiln/{copyright,changelog.gz,guest-packages.lock}
 //! /usr/share/lintian/overrides/kiln
 //! ```
-//! It needs WebKitGTK's development packages, Node and `dpkg-deb`; `cargo xtask test window` installs them.
+//! It needs WebKitGTK's development packages, Node and `dpkg-deb`; `cargo xtask test window` installs them. `lintian` has
+//! nothing to say about a release package.
 //!
 //! Invariant: the package holds what this tree builds and nothing that runs at its installation.
 
