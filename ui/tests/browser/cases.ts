@@ -1,6 +1,6 @@
 // Every screen as it is looked at: with what it shows, without it, while it waits, when it fails, and with names that are
 // too long; and pictures of them.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Page } from "playwright-core";
 import type { MockOptions } from "../../src/host/mock";
@@ -8,10 +8,8 @@ import type { Bed } from "./bed";
 import { small } from "./picture";
 import { recordings } from "./recordings";
 
-// `KILN_PICTURES=1` renews those of the documentation.
-const kept = new URL(process.env.KILN_PICTURES ? "../../../docs/screenshots/" : "../../node_modules/.cache/screenshots/", import.meta.url);
-const pictures = fileURLToPath(kept);
-mkdirSync(pictures, { recursive: true });
+/** `KILN_PICTURES=1` renews those of the documentation. */
+const pictures = fileURLToPath(new URL("../../../docs/screenshots/", import.meta.url));
 const ref = (name: string): string => recordings[name] ?? "";
 
 export interface Screen { name: string; route: string; options?: MockOptions; click?: string | string[]; fill?: [string, string]; press?: string; ready: string }
@@ -97,8 +95,7 @@ export async function drawn(the: Bed, { route, options, click, fill, press, read
   return page;
 }
 
+/** For who asks: taking it and finding its palette takes longer than the rest of a test. */
 export async function picture(page: Page, name: string): Promise<void> {
-  const taken = await page.screenshot();
-  // Finding a palette takes longer than drawing: it is for what the repository keeps.
-  writeFileSync(`${pictures}${name}.png`, process.env.KILN_PICTURES ? small(taken) : taken);
+  if (process.env.KILN_PICTURES) writeFileSync(`${pictures}${name}.png`, small(await page.screenshot()));
 }

@@ -5,13 +5,13 @@ import type { Page } from "playwright-core";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-/** What axe finds wrong with what is drawn. */
-export async function axeFinds(page: Page): Promise<string[]> {
+/** What axe finds wrong with what is drawn; by all of its rules, or by some. */
+export async function axeFinds(page: Page, rules?: string[]): Promise<string[]> {
   await page.evaluate(axe);
-  return page.evaluate(async () => {
-    const result = await (globalThis as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }> } }).axe.run();
+  return page.evaluate(async (runOnly) => {
+    const result = await (globalThis as unknown as { axe: { run(options: { runOnly?: string[] }): Promise<{ violations: { id: string; nodes: { html: string; failureSummary?: string }[] }[] }> } }).axe.run(runOnly ? { runOnly } : {});
     return result.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => `${n.html.slice(0, 160)} ${(n.failureSummary ?? "").slice(0, 200)}`).join("\n   ")}`);
-  });
+  }, rules);
 }
 
 /** The window that ui.md calls the smallest, halved: 200 % zoom there has as many CSS pixels. */
