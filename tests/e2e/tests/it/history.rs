@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use kiln_client::{Address, Cause, Client, Explanation};
 use kiln_e2e::Scenario;
-use kiln_harness::{Buildx, Context, Run, Stage, processes_with_argument, within};
+use kiln_harness::{Buildx, Context, Stage, processes_with_argument, within};
 use kiln_ids::BuildRef;
 
 pub(crate) const ALL: &[Scenario] = &[
@@ -28,13 +28,12 @@ pub(crate) const ALL: &[Scenario] = &[
     .kilnd_only("the real one forgets builds that it dies with"),
     Scenario::new("a_missed_step_is_explained", a_missed_step_is_explained)
         .kilnd_only("kiln.agent.v1"),
-    Scenario::new("a_build_has_its_client", a_build_has_its_client).kilnd_only("kiln.agent.v1"),
 ];
 
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
-fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -42,13 +41,13 @@ fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(future)
 }
 
-async fn connect(stage: &Stage<'_>) -> Result<Client> {
+pub(crate) async fn connect(stage: &Stage<'_>) -> Result<Client> {
     let socket = stage.engine.socket().to_path_buf();
     Ok(Client::connect(&Address::Unix(socket)).await?)
 }
 
 /// Names of builds, those that run and those that were.
-async fn references(client: &Client, active_only: bool) -> Result<Vec<String>> {
+pub(crate) async fn references(client: &Client, active_only: bool) -> Result<Vec<String>> {
     use futures::TryStreamExt as _;
     let request = kiln_proto::moby::buildkit::v1::BuildHistoryRequest {
         active_only,
@@ -337,74 +336,6 @@ fn a_killed_daemon_keeps_the_log(stage: &mut Stage<'_>) -> Result<()> {
         .client
         .buildx(["history", "logs", "--progress", "plain"])?;
     logs.succeeds()?.says(&["last-words"])?;
-    Ok(())
-}
-
-/// Builds, and tells what the daemon takes for its client once it has said all of itself.
-fn client_of(stage: &Stage<'_>, build: impl FnOnce() -> Result<()>) -> Result<String> {
-    let before = run(async { references(&connect(stage).await?, false).await })?;
-    build()?;
-    run(async {
-        let client = connect(stage).await?;
-        let all = references(&client, false).await?;
-        let new = all.iter().find(|build| !before.contains(build));
-        let new = BuildRef::new(new.context("a record")?.as_str());
-        // Waits until nothing is added to the record any more.
-        let finalize = kiln_proto::moby::buildkit::v1::UpdateBuildHistoryRequest {
-            r#ref: new.to_string(),
-            finalize: true,
-            ..Default::default()
-        };
-        client.update_history(finalize).await?;
-        let described = client.builds().describe(&[new]).await?;
-        Ok(described.first().context("a description")?.client.clone())
-    })
-}
-
-fn a_build_has_its_client(stage: &mut Stage<'_>) -> Result<()> {
-    let context = Context::new("FROM scratch\nCOPY f /\n")?;
-    context.put("f", "1")?;
-    let buildx = client_of(stage, || {
-        stage.build(&context, &[])?.succeeds()?;
-        Ok(())
-    })?;
-    ensure!(buildx == "buildx", "{buildx:?}");
-    // Also where it fails.
-    let broken = Context::new("FROM scratch\nCOPY nothing /\n")?;
-    let failed = client_of(stage, || {
-        stage.build(&broken, &[])?.fails()?;
-        Ok(())
-    })?;
-    ensure!(failed == "buildx", "{failed:?}");
-    let kiln = client_of(stage, || {
-        Run::of(&mut stage.kiln_build(&context, &[])?)?.succeeds()?;
-        Ok(())
-    })?;
-    ensure!(kiln == "kiln", "{kiln:?}");
-    // One that says nothing of itself.
-    let other = client_of(stage, || {
-        run(async {
-            let address = format!("unix://{}", stage.engine.socket().display());
-            let channel = tonic::transport::Endpoint::from_shared(address)?
-                .connect()
-                .await?;
-            let options = kiln_client::SolveOptions {
-                frontend: "dockerfile.v0".into(),
-                ..Default::default()
-            };
-            let attachments = kiln_client::Attachments {
-                dirs: ["context", "dockerfile"]
-                    .map(|name| (name.to_owned(), context.path().to_path_buf()))
-                    .into(),
-                ..Default::default()
-            };
-            Client::from_channel(channel)
-                .solve(options, attachments, |_| {})
-                .await?;
-            Ok(())
-        })
-    })?;
-    ensure!(other.is_empty(), "{other:?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 mod app;
+mod asked_by;
 mod bundles;
 mod cache;
 mod caps;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         life::ALL,
         client::ALL,
         history::ALL,
+        asked_by::ALL,
         bundles::ALL,
         logs::ALL,
         remembered::ALL,

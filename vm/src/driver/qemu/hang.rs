@@ -41,7 +41,7 @@ pub(super) async fn record(qmp: &Qmp, console: &Console) {
     }
 }
 
-/// Registers of calculations say nothing about a hang, and are most of the lines.
+/// Registers of calculations say nothing about a hang, are most of the lines, and may hold parts of keys.
 fn without_numbers(answer: &str) -> String {
     let lines = answer.lines().map(str::trim_end);
     let telling = lines.filter(|line| !CALCULATION.iter().any(|name| line.starts_with(name)));
